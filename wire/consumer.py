@@ -1,0 +1,166 @@
+"""A worker's end of the frame link: takes frames as it has room, says how each ended, and that it lives.
+
+Two connections: the inference thread's own, which frames come in by, and one for beats and endings, which the beat
+thread and the publisher share under a lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket as hostnames
+import threading
+import time
+import uuid
+from collections.abc import Callable
+
+import structlog
+import zmq
+from msgspec import Struct
+
+from wire.broker import CONTROL_SUFFIX, MAX_MESSAGE_BYTES
+from wire.curve import CurveKeys, protect_client
+from wire.messages import (
+    Beat,
+    Done,
+    Inferred,
+    InputSpec,
+    Leave,
+    Outcome,
+    Ready,
+    WireError,
+    Work,
+    decode,
+    decoder,
+    encode,
+)
+
+log = structlog.get_logger()
+
+BEAT_S = 0.5
+PATIENCE_S = 2.0  # silence after which the broker gives this worker's frames to others: four beats
+IDLE_READY_S = 1.0  # after this long without work the broker may be a new one, that does not know us
+
+_work = decoder(Work)
+
+
+class WorkSource:
+    """Frames for one worker. `next` and `inferred` belong to one thread; `done` may be called from any."""
+
+    def __init__(
+        self,
+        endpoint: str,
+        spec: InputSpec,
+        *,
+        capacity: int,
+        stuck_s: float,
+        on_stuck: Callable[[float], None],
+        curve: CurveKeys | None = None,
+    ) -> None:
+        """Connect. The beat thread calls `on_stuck` with the seconds of a frame that takes over `stuck_s`."""
+        self.name = f"detector-{hostnames.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
+        self.malformed = 0
+        self._spec, self._capacity = spec, capacity
+        self._holding = 0
+        self._stuck_s, self._on_stuck = stuck_s, on_stuck
+        self._busy_since_s: float | None = None
+        self._last_work_s = time.monotonic()
+        self._patience_s = PATIENCE_S
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._frames = self._connect(endpoint, self.name.encode(), curve)
+        self._control_lock = threading.Lock()
+        self._control = self._connect(endpoint, self.name.encode() + CONTROL_SUFFIX, curve)
+        self._stop = threading.Event()
+        self._say_ready()
+        self._beats = threading.Thread(target=self._beat, name="beats", daemon=True)
+        self._beats.start()
+
+    def _connect(self, endpoint: str, identity: bytes, curve: CurveKeys | None) -> zmq.Socket[bytes]:
+        socket = self._context.socket(zmq.DEALER)
+        socket.identity = identity
+        socket.linger = 200  # milliseconds: what was said last gets out, and a missing broker does not hold us up
+        socket.maxmsgsize = MAX_MESSAGE_BYTES
+        socket.reconnect_ivl, socket.reconnect_ivl_max = 50, 500  # milliseconds: a restarted broker is found at once
+        protect_client(socket, curve)
+        socket.connect(endpoint)
+        return socket
+
+    def next(self, timeout_s: float) -> tuple[Work, memoryview] | None:
+        """The next frame and its pixels (uint8, see FrameHeader), or None when none came in that time."""
+        self._busy_since_s = None
+        wait_s = min(timeout_s, IDLE_READY_S)
+        if not self._frames.poll(int(wait_s * 1000)):
+            if time.monotonic() - self._last_work_s > IDLE_READY_S:
+                self._say_ready()
+            return None
+        self._last_work_s = time.monotonic()
+        parts = self._frames.recv_multipart(copy=False)
+        self._busy_since_s = self._last_work_s
+        try:
+            if len(parts) != 2:
+                raise WireError(f"work of {len(parts)} parts; expected header and pixels")
+            work = decode(_work, parts[0].buffer)
+        except WireError as error:
+            self.malformed += 1
+            log.warning("malformed work dropped", error=str(error))
+            return None
+        with self._control_lock:
+            self._holding += 1
+        pixels = parts[1].buffer
+        if len(pixels) != work.frame.pixel_bytes:
+            self.malformed += 1
+            self.done(work, "bad_frame")
+            return None
+        return work, pixels
+
+    def inferred(self, work: Work) -> None:
+        """This frame leaves room for another; it stays ours until `done`."""
+        self._send(self._frames, Inferred(work.frame.camera, work.order))
+
+    def done(self, work: Work, outcome: Outcome) -> None:
+        """This frame's way has ended."""
+        with self._control_lock:
+            self._holding -= 1
+        self._say(Done(work.frame.camera, work.order, outcome))
+
+    def be_patient(self, seconds: float) -> None:
+        """Something that holds up even the beats comes (compiling a model): do not give us up for that long."""
+        self._patience_s = max(PATIENCE_S, seconds)
+        self._say(Beat(self._patience_s))
+
+    def _say(self, message: Struct) -> None:
+        with self._control_lock:
+            if not self._control.closed:
+                self._send(self._control, message)
+
+    def _say_ready(self) -> None:
+        self._last_work_s = time.monotonic()
+        with self._control_lock:
+            holding = self._holding
+        self._send(self._frames, Ready(self._spec, self._capacity, holding))
+
+    def _send(self, socket: zmq.Socket[bytes], message: Struct) -> None:
+        # A full queue means a broker long gone: what it is not told, the next one learns from `Ready`.
+        with contextlib.suppress(zmq.Again):
+            socket.send(encode(message), zmq.NOBLOCK)
+
+    def _beat(self) -> None:
+        while not self._stop.wait(BEAT_S):
+            busy_since_s = self._busy_since_s
+            busy_s = time.monotonic() - busy_since_s if busy_since_s is not None else 0.0
+            if busy_s > max(self._stuck_s, self._patience_s):
+                self._on_stuck(busy_s)
+                continue
+            if self._patience_s > PATIENCE_S and busy_since_s is None:
+                self._patience_s = PATIENCE_S
+            self._say(Beat(self._patience_s))
+
+    def close(self) -> None:
+        """Leave: the broker gives what we still hold to others."""
+        self._stop.set()
+        self._beats.join(BEAT_S * 2)
+        self._say(Leave())
+        with self._control_lock:
+            self._control.close()
+        self._frames.close()
+        self._context.term()

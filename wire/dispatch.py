@@ -1,0 +1,239 @@
+"""Which frame goes to which worker: the broker's decisions, without sockets or a clock of its own.
+
+Live cameras have one slot, where the newest frame wins; files have a queue, which their reader's window bounds. Cameras
+take fair turns. Workers pull: a frame goes out only to a worker with room. What a dead worker held goes back to its
+queue, except the one live frame it was working on. Every frame that enters ends exactly once.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from wire.messages import FrameHeader, InputSpec, Outcome
+
+Pixels = TypeVar("Pixels")
+
+# A file frame in whose inference this many workers died is taken for the cause and given up. More than a
+# handful of accidents at one and the same frame is no accident.
+MAX_ATTEMPTS = 5
+
+# A worker that holds nothing while its books here say otherwise has lost a message (a broken tcp connection): frames
+# sent to it longer ago than this are not on their way any more. Idle workers report once a second.
+LOST_ON_THE_WAY_S = 2.0
+
+
+@dataclass
+class Queued(Generic[Pixels]):
+    """A frame in the broker's care; `ingest` is the link it came by and is settled to."""
+
+    ingest: bytes
+    header: FrameHeader
+    pixels: Pixels
+    order: int = -1  # given at the first dispatch and kept at the next, so that it tells the sink of a gap
+    attempts: int = 0  # workers that died while inferring it
+    inferred: bool = False
+    dispatched_ns: int = 0
+
+
+@dataclass
+class Camera(Generic[Pixels]):
+    """A camera's waiting frames: at most one for a live camera."""
+
+    waiting: deque[Queued[Pixels]] = field(default_factory=deque)
+    next_order: int = 0
+
+
+@dataclass
+class Worker(Generic[Pixels]):
+    """A worker, and what it holds in the order it got it: it infers the first that is not inferred yet."""
+
+    spec: InputSpec
+    capacity: int
+    quiet_until_s: float
+    holds: dict[tuple[str, int], Queued[Pixels]] = field(default_factory=dict)
+    pending: int = 0  # held and not inferred
+
+    @property
+    def has_room(self) -> bool:
+        return self.pending < self.capacity
+
+
+@dataclass(frozen=True)
+class End:
+    """A frame's end, to be told to the ingest it came from."""
+
+    ingest: bytes
+    header: FrameHeader
+    outcome: Outcome
+
+
+class Dispatcher(Generic[Pixels]):
+    """All cameras and workers. Times are the caller's monotonic clock: `*_s` seconds, `*_ns` nanoseconds."""
+
+    def __init__(self, max_age_ms: int) -> None:
+        self._max_age_ns = max_age_ms * 1_000_000
+        self.spec: InputSpec | None = None  # what the newest worker wants; kept while there is none
+        self.cameras: dict[str, Camera[Pixels]] = {}
+        self.workers: dict[bytes, Worker[Pixels]] = {}
+        self._turns: deque[str] = deque()  # cameras with a waiting frame, the next one first
+        self._idle: deque[bytes] = deque()  # workers with room, the least recently served first
+        self._files: set[tuple[str, str, int]] = set()  # file frames in our care, to know a re-sent one
+
+    # -- frames in ------------------------------------------------------------------------------------------------
+
+    def frame(self, ingest: bytes, header: FrameHeader, pixels: Pixels) -> list[End]:
+        """A frame came in; returns the end of the older live frame whose slot it took, if any."""
+        camera = self.cameras.setdefault(header.camera, Camera())
+        ends: list[End] = []
+        if header.lossless:
+            key = (header.camera, header.session, header.seq)
+            if key in self._files:
+                return ends
+            self._files.add(key)
+        else:
+            ends = [self._end(camera.waiting.popleft(), "overwritten") for _ in range(len(camera.waiting))]
+        camera.waiting.append(Queued(ingest, header, pixels))
+        if header.camera not in self._turns:
+            self._turns.append(header.camera)
+        return ends
+
+    def ingest_lost(self, ingest: bytes) -> int:
+        """Forget the waiting frames of an ingest that is gone; returns how many: nobody is left to be told."""
+        forgotten = 0
+        for camera in self.cameras.values():
+            gone = [queued for queued in camera.waiting if queued.ingest == ingest]
+            camera.waiting = deque(queued for queued in camera.waiting if queued.ingest != ingest)
+            for queued in gone:
+                self._end(queued, "stopped")
+            forgotten += len(gone)
+        return forgotten
+
+    # -- frames out -----------------------------------------------------------------------------------------------
+
+    def next_work(self, now_ns: int) -> tuple[bytes, Queued[Pixels]] | End | None:
+        """The next (worker, frame) to send, or the end of a stale frame met on the way, or None: nothing can go out."""
+        while self._idle and self._turns:
+            name = self._turns.popleft()
+            camera = self.cameras[name]
+            if not camera.waiting:
+                continue
+            queued = camera.waiting.popleft()
+            if camera.waiting:
+                self._turns.append(name)
+            if not queued.header.lossless and now_ns - queued.header.captured_ns > self._max_age_ns:
+                return self._end(queued, "stale")
+            if queued.order < 0:
+                queued.order = camera.next_order
+                camera.next_order += 1
+            queued.dispatched_ns = now_ns
+            return self._hand_to_idle(queued), queued
+        return None
+
+    def _hand_to_idle(self, queued: Queued[Pixels]) -> bytes:
+        identity = self._idle.popleft()
+        worker = self.workers[identity]
+        worker.holds[(queued.header.camera, queued.order)] = queued
+        worker.pending += 1
+        if worker.has_room:
+            self._idle.append(identity)
+        return identity
+
+    # -- workers --------------------------------------------------------------------------------------------------
+
+    def ready(self, identity: bytes, spec: InputSpec, capacity: int, quiet_until_s: float) -> None:
+        """A worker says what it wants and how many frames it holds at once."""
+        self.spec = spec
+        if worker := self.workers.get(identity):
+            worker.spec, worker.quiet_until_s = spec, quiet_until_s
+        else:
+            self.workers[identity] = Worker(spec, capacity, quiet_until_s)
+            self._idle.append(identity)
+
+    def holds_nothing(self, identity: bytes, now_ns: int) -> list[End]:
+        """A worker says that it has no frame: those sent to it some time ago were lost on the way and wait again."""
+        worker = self.workers.get(identity)
+        if worker is None:
+            return []
+        limit_ns = now_ns - int(LOST_ON_THE_WAY_S * 1e9)
+        astray = [key for key, queued in worker.holds.items() if queued.dispatched_ns < limit_ns]
+        ends = []
+        for key in reversed(astray):
+            queued = worker.holds.pop(key)
+            if not queued.inferred:
+                self._room(identity, worker)
+            ends += self._wait_again(queued)
+        return ends
+
+    def beat(self, identity: bytes, quiet_until_s: float) -> None:
+        """A worker lives, and may be silent until then."""
+        if worker := self.workers.get(identity):
+            worker.quiet_until_s = quiet_until_s
+
+    def inferred(self, identity: bytes, camera: str, order: int) -> None:
+        """A worker has inferred a frame, and keeps it until its detections are stored."""
+        worker = self.workers.get(identity)
+        queued = worker.holds.get((camera, order)) if worker else None
+        if worker and queued and not queued.inferred:
+            queued.inferred = True
+            self._room(identity, worker)
+
+    def done(self, identity: bytes, camera: str, order: int, outcome: Outcome) -> End | None:
+        """A worker is finished with a frame; None when it was not in that worker's hands (any more)."""
+        worker = self.workers.get(identity)
+        queued = worker.holds.pop((camera, order), None) if worker else None
+        if not worker or not queued:
+            return None
+        if not queued.inferred:
+            self._room(identity, worker)
+        return self._end(queued, outcome)
+
+    def _room(self, identity: bytes, worker: Worker[Pixels]) -> None:
+        if not worker.has_room:
+            self._idle.append(identity)
+        worker.pending -= 1
+
+    def expired(self, now_s: float) -> list[bytes]:
+        """Workers that have been silent for longer than they said they might be."""
+        return [identity for identity, worker in self.workers.items() if now_s > worker.quiet_until_s]
+
+    def lost(self, identity: bytes, died: bool) -> list[End]:
+        """A worker is gone. Returns ends; all other frames it held wait again, the oldest first.
+
+        When it died, the live frame it was inferring is lost with it (it may have been the cause); a file frame is
+        tried again. When it left in good order nothing counts against a frame.
+        """
+        worker = self.workers.pop(identity, None)
+        if worker is None:
+            return []
+        if worker.has_room:
+            self._idle.remove(identity)
+        held = list(worker.holds.values())
+        in_inference = next((queued for queued in held if not queued.inferred), None) if died else None
+        ends: list[End] = []
+        for queued in reversed(held):
+            if queued is in_inference:
+                queued.attempts += 1
+            if queued is in_inference and (not queued.header.lossless or queued.attempts >= MAX_ATTEMPTS):
+                ends.append(self._end(queued, "worker_lost"))
+            else:
+                ends += self._wait_again(queued)
+        return ends
+
+    def _wait_again(self, queued: Queued[Pixels]) -> list[End]:
+        name = queued.header.camera
+        camera = self.cameras[name]
+        if camera.waiting and not queued.header.lossless:
+            return [self._end(queued, "overwritten")]
+        queued.inferred = False
+        camera.waiting.appendleft(queued)
+        if name in self._turns:
+            self._turns.remove(name)
+        self._turns.appendleft(name)
+        return []
+
+    def _end(self, queued: Queued[Pixels], outcome: Outcome) -> End:
+        header = queued.header
+        self._files.discard((header.camera, header.session, header.seq))
+        return End(queued.ingest, header, outcome)

@@ -1,0 +1,125 @@
+"""Logs of every process: lines for a person, JSON for a machine, URL passwords in neither.
+
+Both structlog and the standard library's logging (PyAV, redis-py, asyncio) pass through the same processors, so
+the redaction sees everything. Logs go to stderr; stdout belongs to a command's result.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import Mapping, MutableMapping
+from typing import Any, Literal, TextIO
+
+import structlog
+
+LogFormat = Literal["console", "json"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+HIDDEN = "***"
+
+# user:password@ of any URL. Greedy up to the last @ before white space, because people paste passwords that
+# hold @, / and quotes unescaped: rather hide a piece of the path too than show a piece of the password.
+_USERINFO = re.compile(r"(?P<head>[A-Za-z][A-Za-z0-9+.\-]*://[^\s:@/?#]*):\S*@")
+# Cameras that take the password as a query parameter (http://cam/cgi?user=admin&password=...).
+_PARAMETER = re.compile(
+    r"(?P<head>[?&;](?:password|passwd|passw|pwd|pass|secret|token|api_?key|auth)=)[^\s&;#\"']+",
+    re.IGNORECASE,
+)
+# Keys of an event whose value is a secret however it looks.
+_SECRET_KEY = re.compile(r"password|passwd|pwd|secret|token|api_?key|authorization", re.IGNORECASE)
+
+
+def redact(text: str) -> str:
+    """`text` with the passwords of all URLs in it replaced by ***."""
+    if "://" in text:
+        text = _USERINFO.sub(lambda match: f"{match['head']}:{HIDDEN}@", text)
+    if "=" in text:
+        text = _PARAMETER.sub(lambda match: f"{match['head']}{HIDDEN}", text)
+    return text
+
+
+def redact_value(value: Any, key: str = "") -> Any:
+    """`value` with every string in it redacted; `key` is the name it is kept under.
+
+    Containers become plain dicts and lists; objects that are neither text, number nor container become their
+    redacted text, since a renderer would print that.
+    """
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, Mapping):
+        return {redact(str(name)): redact_value(inner, str(name)) for name, inner in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [redact_value(inner, key) for inner in value]
+    text = value.decode(errors="replace") if isinstance(value, bytes | bytearray) else str(value)
+    if text and _SECRET_KEY.search(key):
+        return HIDDEN
+    return redact(text)
+
+
+def _redact_event(
+    _logger: Any, _method: str, event: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:  # structlog's processor signature
+    return {key: value if key.startswith("_") else redact_value(value, key) for key, value in event.items()}
+
+
+def setup_logs(
+    level: LogLevel = "info", log_format: LogFormat = "console", *, stream: TextIO | None = None, **facts: str
+) -> None:
+    """Route structlog and logging to `stream` (stderr); `facts` (process="detector-1") are added to every
+    event.
+
+    May be called again; the last call holds.
+    """
+    out = sys.stderr if stream is None else stream
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.PositionalArgumentsFormatter(),
+        structlog.processors.TimeStamper(fmt="iso", utc=True)
+        if log_format == "json"
+        else structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False),
+        _add_facts(facts),
+        # Tracebacks become text here, before redaction, so that a password in an exception is hidden too.
+        structlog.processors.format_exc_info,
+        _redact_event,
+    ]
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=False,  # a second set-up must reach loggers already handed out
+    )
+    renderer: structlog.typing.Processor = (
+        structlog.processors.JSONRenderer(ensure_ascii=False)
+        if log_format == "json"
+        else structlog.dev.ConsoleRenderer(colors=out.isatty(), pad_event_to=0)
+    )
+    handler = logging.StreamHandler(out)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+        )
+    )
+    root = logging.getLogger()
+    for old in list(root.handlers):
+        root.removeHandler(old)
+    root.addHandler(handler)
+    root.setLevel(level.upper())
+    # FFmpeg speaks of every oddity of every packet; what matters of it reaches us as an exception.
+    logging.getLogger("libav").setLevel(logging.DEBUG if level == "debug" else logging.CRITICAL)
+
+
+def _add_facts(facts: Mapping[str, str]) -> structlog.typing.Processor:
+    def add(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        for key, value in facts.items():
+            event.setdefault(key, value)
+        return event
+
+    return add

@@ -1,0 +1,190 @@
+"""Message types of the frame link and of the Redis streams.
+
+Every type is a msgspec Struct: decoding checks types and shape, so a malformed message is one `WireError` and never a
+crash further in. Tags carry the version (`frame.1`); a message of another version is refused by its tag.
+Units: `*_ns` are CLOCK_MONOTONIC nanoseconds of the host that took them (comparable between processes of one host, not
+between hosts); `event_us` is wall-clock microseconds since the epoch; boxes are pixels of the source picture.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypeVar
+
+import msgspec
+from msgspec import Struct
+
+# Why a frame was not detected. One word a cause, the same in ledgers, metrics, summaries and documents.
+DropCause = Literal[
+    "rate_limited",  # the camera's fps limit did not want it
+    "not_keyframe",  # the keyframes-only profile did not decode it
+    "static",  # the motion gate saw nothing move
+    "decode_error",  # the decoder could not make a picture of it
+    "no_model",  # no detector has said which input it wants
+    "overwritten",  # a newer frame of the same live camera took its slot
+    "stale",  # older than the maximum age at dispatch or at the start of inference
+    "worker_lost",  # its worker died (live), or three workers did (file)
+    "broker_lost",  # the broker died with it (live)
+    "inference_error",  # the engine refused it
+    "bad_frame",  # header and pixels disagree, or the message was malformed
+    "unpublished",  # detected, but shed from a full outbox while Redis was away (file)
+    "stopped",  # the process was told to stop before it was detected
+]
+Outcome = Literal["detected"] | DropCause
+PixelFormat = Literal["i420", "rgb24"]
+
+
+class WireError(ValueError):
+    """A message that cannot be understood: says what was found and what this build speaks."""
+
+
+class InputSpec(Struct, frozen=True, array_like=True, tag="spec.1"):
+    """The picture a detector wants. With `rectangular`, any height and width up to these, padded to `stride`."""
+
+    height: int
+    width: int
+    stride: int
+    rectangular: bool
+
+
+class FrameHeader(Struct, frozen=True, array_like=True, tag="frame.1"):
+    """One letterboxed frame; the pixels travel beside it.
+
+    Pixels are uint8: `i420` is (height * 3 / 2, width), `rgb24` is (height, width, 3), C-contiguous.
+    A box (x, y) of the letterbox is ((x - pad_left) / scale, (y - pad_top) / scale) in the source picture.
+    """
+
+    camera: str
+    session: str  # one run of one camera's reader; `seq` is unique in it and rises
+    seq: int
+    lossless: bool
+    event_us: int
+    captured_ns: int
+    pixel_format: PixelFormat
+    height: int
+    width: int
+    source_height: int
+    source_width: int
+    scale: float
+    pad_left: int
+    pad_top: int
+
+    @property
+    def pixel_bytes(self) -> int:
+        """Bytes that the pixels must have."""
+        plane = self.height * self.width
+        return plane * 3 // 2 if self.pixel_format == "i420" else plane * 3
+
+
+class Hello(Struct, frozen=True, array_like=True, tag="hello.1"):
+    """Ingest to broker, twice a second: it lives."""
+
+
+class Settlement(Struct, frozen=True, array_like=True):
+    """The end of one frame's way."""
+
+    camera: str
+    session: str
+    seq: int
+    outcome: Outcome
+
+
+class Settled(Struct, frozen=True, array_like=True, tag="settled.1"):
+    """Broker to ingest: frames whose way has ended, and (several times a second, also empty) a sign of life."""
+
+    broker: str  # changes when the broker restarts or had given this ingest up: unsettled frames must be sent again
+    spec: InputSpec | None
+    frames: list[Settlement]
+
+
+class Ready(Struct, frozen=True, array_like=True, tag="ready.1"):
+    """Worker to broker, when it starts and whenever it has had no work for a while."""
+
+    spec: InputSpec
+    capacity: int  # frames it holds at once: the one in inference and those already at hand
+    holding: int  # frames in its care, those included that wait for Redis
+
+
+class Beat(Struct, frozen=True, array_like=True, tag="beat.1"):
+    """Worker to broker, twice a second: it lives, and is to be given up only after `patience_s` of silence."""
+
+    patience_s: float
+
+
+class Inferred(Struct, frozen=True, array_like=True, tag="inferred.1"):
+    """Worker to broker: it has room for another frame; this one stays in its care until Redis has its detections."""
+
+    camera: str
+    order: int
+
+
+class Done(Struct, frozen=True, array_like=True, tag="done.1"):
+    """Worker to broker: this frame's way has ended."""
+
+    camera: str
+    order: int
+    outcome: Outcome
+
+
+class Leave(Struct, frozen=True, array_like=True, tag="leave.1"):
+    """Worker to broker: it stops; what it still holds goes to others."""
+
+
+class Work(Struct, frozen=True, array_like=True, tag="work.1"):
+    """Broker to worker: infer this. `order` rises by one for each dispatched frame of a camera under one broker."""
+
+    broker: str
+    order: int
+    dispatched_ns: int
+    frame: FrameHeader
+
+
+class Detection(Struct, frozen=True, array_like=True):
+    """One object: `box` is (left, top, right, bottom) in pixels of the source picture, clipped to it."""
+
+    label: str
+    class_id: int
+    score: float
+    box: tuple[float, float, float, float]
+
+
+class DetectionRecord(Struct, frozen=True, tag="detections.1"):
+    """What a worker says of one frame: an entry of the stream `sparsecam:detections:{camera}`."""
+
+    camera: str
+    session: str
+    seq: int
+    order: int
+    broker: str
+    worker: str
+    model: str
+    event_us: int
+    captured_ns: int
+    dispatched_ns: int
+    inference_start_ns: int
+    inference_end_ns: int
+    source_height: int
+    source_width: int
+    detections: list[Detection]
+
+
+T = TypeVar("T", bound=Struct)
+
+_encoder = msgspec.msgpack.Encoder()
+
+
+def encode(message: Struct) -> bytes:
+    """MessagePack of a message."""
+    return _encoder.encode(message)
+
+
+def decoder(kinds: type[T]) -> msgspec.msgpack.Decoder[T]:
+    """A reusable decoder for one message type, or for a union of tagged ones."""
+    return msgspec.msgpack.Decoder(kinds)
+
+
+def decode(using: msgspec.msgpack.Decoder[T], payload: bytes | memoryview) -> T:
+    """Decode one message; raises WireError naming what was wrong."""
+    try:
+        return using.decode(payload)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise WireError(f"malformed or foreign message ({len(payload)} bytes): {error}") from error

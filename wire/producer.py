@@ -1,0 +1,268 @@
+"""Ingest's end of the frame link: sends frames, hears how each ended, keeps every camera's ledger.
+
+Two connections, so that no socket is shared by threads that wait: camera threads send frames on one, under a lock; the
+link's own thread hears endings on the other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket as hostnames
+import threading
+import time
+import uuid
+from typing import Any
+
+import numpy as np
+import structlog
+import zmq
+from numpy.typing import NDArray
+
+from wire.broker import FRAMES_SUFFIX
+from wire.curve import CurveKeys, protect_client
+from wire.ledger import CameraLedger
+from wire.messages import FrameHeader, Hello, InputSpec, Settled, WireError, decode, decoder, encode
+
+log = structlog.get_logger()
+
+HELLO_S = 0.5
+LISTEN_S = 0.1  # the longest time after which a missing broker is looked for again
+BROKER_SILENCE_S = 2.0  # the broker gives five signs of life a second
+# A live camera has one frame in the broker's slot and a few with workers; more unsettled ones than this mean that the
+# broker does not keep up, and one more would only grow old in a socket's queue.
+LIVE_UNSETTLED = 16
+
+_settled = decoder(Settled)
+
+
+class CameraPort:
+    """What a camera's thread holds: its ledger, and the way to the broker."""
+
+    def __init__(self, link: FrameLink, name: str, lossless: bool, window: int) -> None:
+        self.name = name
+        self.lossless = lossless
+        self.session = uuid.uuid4().hex[:12]
+        self.ledger = CameraLedger(name)
+        self._link = link
+        self._window = window
+        self._settled = threading.Condition()
+        self._unsettled: dict[tuple[str, int], tuple[bytes, NDArray[np.uint8] | None]] = {}
+        self._unsent: set[tuple[str, int]] = set()  # of a file, not handed to a broker yet
+        self._closing = False
+
+    @property
+    def spec(self) -> InputSpec | None:
+        """The picture that detectors want; None until one has said so."""
+        return self._link.spec
+
+    def send(self, header: FrameHeader, pixels: NDArray[np.uint8]) -> bool:
+        """Send one captured frame; its ledger entry is made here. `pixels` must not change afterwards.
+
+        A live frame never waits: what cannot go at once is dropped and counted. A file's frame waits for room in the
+        window, and for the broker. False when the frame was dropped.
+        """
+        if not self.lossless:
+            return self._send_live(header, pixels)
+        with self._settled:
+            while len(self._unsettled) >= self._window and not self._closing:
+                self._settled.wait(0.5)
+            if self._closing:
+                self.ledger.dropped("stopped")
+                return False
+            message = encode(header)
+            self._unsettled[(header.session, header.seq)] = (message, pixels)
+            self.ledger.sent(header.session, header.seq)
+            if not self._link.transmit(message, pixels):
+                self._unsent.add((header.session, header.seq))
+        return True
+
+    def _send_live(self, header: FrameHeader, pixels: NDArray[np.uint8]) -> bool:
+        if not self._link.broker_alive:
+            self.ledger.dropped("broker_lost")
+            return False
+        if self.ledger.unsettled >= LIVE_UNSETTLED:
+            self.ledger.dropped("overwritten")
+            return False
+        key, message = (header.session, header.seq), encode(header)
+        with self._settled:
+            self._unsettled[key] = (message, None)
+            self.ledger.sent(*key)
+        if self._link.transmit(message, pixels):
+            return True
+        self.settle(*key, "broker_lost")
+        return False
+
+    def settle(self, session: str, seq: int, outcome: Any) -> None:
+        """One sent frame has ended."""
+        with self._settled:
+            self._unsettled.pop((session, seq), None)
+            self._unsent.discard((session, seq))
+            self.ledger.settled(session, seq, outcome)
+            self._settled.notify_all()
+
+    def drain(self, timeout_s: float) -> bool:
+        """Wait until every sent frame has ended; False when some have not in that time."""
+        with self._settled:
+            return self._settled.wait_for(lambda: not self._unsettled, timeout_s)
+
+    def broker_lost(self) -> None:
+        """The broker is silent, or a new one: live frames with the old one are lost, a file's are to be sent again."""
+        with self._settled:
+            live = [key for key, (_, pixels) in self._unsettled.items() if pixels is None]
+            self._unsent.update(key for key, (_, pixels) in self._unsettled.items() if pixels is not None)
+        for key in live:
+            self.settle(*key, "broker_lost")
+
+    def send_unsent(self) -> None:
+        """Try again what no broker has taken, in the order of capture."""
+        with self._settled:
+            for key in sorted(self._unsent):
+                message, pixels = self._unsettled[key]
+                if pixels is None or not self._link.transmit(message, pixels):
+                    return
+                self._unsent.remove(key)
+
+    def close(self) -> None:
+        """Nothing more is sent; a waiting `send` returns."""
+        with self._settled:
+            self._closing = True
+            self._settled.notify_all()
+
+    def give_up(self) -> None:
+        """What has not ended by now is counted as stopped."""
+        with self._settled:
+            unsettled = list(self._unsettled)
+        for key in unsettled:
+            self.settle(*key, "stopped")
+
+
+class FrameLink:
+    """One ingest process's link to the broker."""
+
+    def __init__(self, endpoint: str, *, lossless_window: int, curve: CurveKeys | None = None) -> None:
+        self.malformed = 0
+        self._endpoint = endpoint
+        self._window = lossless_window
+        self._curve = curve
+        self._name = f"ingest-{hostnames.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}".encode()
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._ports: dict[str, CameraPort] = {}
+        self._spec: InputSpec | None = None
+        self._spec_known = threading.Event()
+        self._broker: str | None = None
+        self._heard_s = float("-inf")
+        self._stop = threading.Event()
+        self._frames_lock = threading.Lock()
+        self._frames = self._connect(self._name + FRAMES_SUFFIX)
+        self._thread = threading.Thread(target=self._listen, name="frame-link", daemon=True)
+
+    def _connect(self, identity: bytes) -> zmq.Socket[bytes]:
+        socket = self._context.socket(zmq.DEALER)
+        socket.identity = identity
+        socket.linger = 0
+        socket.immediate = True  # queue only for a broker that is there
+        socket.reconnect_ivl, socket.reconnect_ivl_max = 50, 500  # milliseconds: a restarted broker is found at once
+        protect_client(socket, self._curve)
+        socket.connect(self._endpoint)
+        return socket
+
+    def start(self) -> None:
+        """Begin to listen for endings."""
+        self._thread.start()
+
+    def camera(self, name: str, lossless: bool) -> CameraPort:
+        """The port of one camera; the same one for the same name, so that its ledger goes on."""
+        if name not in self._ports:
+            self._ports[name] = CameraPort(self, name, lossless, self._window)
+        return self._ports[name]
+
+    @property
+    def ports(self) -> list[CameraPort]:
+        """All cameras' ports."""
+        return list(self._ports.values())
+
+    @property
+    def spec(self) -> InputSpec | None:
+        """The picture that detectors want; None until one has said so."""
+        return self._spec
+
+    def wait_spec(self, stop: threading.Event, timeout_s: float) -> InputSpec | None:
+        """Wait until a detector has said what it wants, `stop`, or the time is up."""
+        deadline_s = time.monotonic() + timeout_s
+        while not stop.is_set() and (left_s := deadline_s - time.monotonic()) > 0:
+            if self._spec_known.wait(min(left_s, 0.1)):
+                break
+        return self._spec
+
+    @property
+    def broker_alive(self) -> bool:
+        """Whether the broker has been heard of lately."""
+        return time.monotonic() - self._heard_s < BROKER_SILENCE_S
+
+    def transmit(self, header: bytes, pixels: NDArray[np.uint8]) -> bool:
+        """Hand one message to the socket without waiting; False when there is no broker or its queue is full."""
+        with self._frames_lock:
+            if self._frames.closed:
+                return False
+            try:
+                self._frames.send_multipart([header, pixels.data], zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                return False
+            return True
+
+    def close(self, drain_s: float) -> None:
+        """Wait up to drain_s for frames on their way, count the rest as stopped, release the sockets."""
+        deadline_s = time.monotonic() + drain_s
+        for port in self.ports:
+            port.close()
+        for port in self.ports:
+            port.drain(max(0.0, deadline_s - time.monotonic()))
+            port.give_up()
+        self._stop.set()
+        self._thread.join(HELLO_S * 4)
+        with self._frames_lock:
+            self._frames.close()
+        self._context.term()
+
+    def _listen(self) -> None:
+        socket = self._connect(self._name)
+        hello_s, hello = float("-inf"), encode(Hello())
+        was_alive = False
+        while not self._stop.is_set():
+            if time.monotonic() - hello_s > HELLO_S:
+                with contextlib.suppress(zmq.Again):  # no broker yet: tried again at the next turn
+                    socket.send(hello, zmq.NOBLOCK)
+                    hello_s = time.monotonic()
+            if socket.poll(int(LISTEN_S * 1000)):
+                self._hear(socket.recv())
+            alive = self.broker_alive
+            if was_alive and not alive:
+                log.warning("broker silent", endpoint=self._endpoint)
+            for port in self.ports:
+                if was_alive and not alive:
+                    port.broker_lost()
+                if alive:
+                    port.send_unsent()
+            was_alive = alive
+        socket.close()
+
+    def _hear(self, payload: bytes) -> None:
+        try:
+            message = decode(_settled, payload)
+        except WireError as error:
+            self.malformed += 1
+            log.warning("malformed message from the broker dropped", error=str(error))
+            return
+        self._heard_s = time.monotonic()
+        if message.spec is not None:
+            self._spec = message.spec
+            self._spec_known.set()
+        for frame in message.frames:
+            if port := self._ports.get(frame.camera):
+                port.settle(frame.session, frame.seq, frame.outcome)
+        if message.broker != self._broker:
+            log.info("broker found", endpoint=self._endpoint)
+            self._broker = message.broker
+            for port in self.ports:
+                port.broker_lost()

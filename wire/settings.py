@@ -1,0 +1,66 @@
+"""Settings of the frame link, Redis, metrics and logs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class LinkSettings(BaseModel):
+    """The ZeroMQ link between ingest, broker and detector workers."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    frames: str = Field(
+        "", description="Endpoint where the broker takes frames; empty: ipc:// in runtime_dir. `tcp://host:port` needs CURVE."
+    )
+    workers: str = Field(
+        "", description="Endpoint where the broker hands frames to workers; empty: ipc:// in runtime_dir."
+    )
+    curve_dir: Path | None = Field(
+        None, description="Folder with CURVE keys made by `sparsecam keys`; needed for tcp:// off loopback."
+    )
+    allow_plaintext_off_host: bool = Field(
+        False, description="Say true, in words, to let frames cross the network unencrypted and unauthenticated."
+    )
+    max_age_ms: int = Field(
+        500, ge=1, le=60_000, description="A live frame older than this at dispatch is dropped as stale (milliseconds)."
+    )
+    lossless_window: int = Field(
+        16, ge=1, le=1024, description="Frames of one file on their way at once (back-pressure; frames)."
+    )
+    worker_credit: int = Field(
+        2, ge=1, le=64, description="Frames a worker holds: one in inference, the others already at hand (frames)."
+    )
+
+
+class RedisSettings(BaseModel):
+    """Where detections and alerts go."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    url: str = Field("", description="redis://, rediss:// or unix:// URL; empty: the embedded Valkey in runtime_dir.")
+    detections_maxlen: int = Field(
+        10_000, ge=10, description="Entries kept per camera in its detections stream (XADD MAXLEN ~; entries)."
+    )
+    alerts_maxlen: int = Field(100_000, ge=10, description="Entries kept in the alerts stream (XADD MAXLEN ~; entries).")
+    outbox: int = Field(
+        10_000, ge=1, le=1_000_000, description="Messages a process holds while Redis is away; the oldest is shed (messages)."
+    )
+    timeout_s: float = Field(2.0, gt=0, le=60, description="Connect and socket time limit (seconds).")
+
+
+class MetricsSettings(BaseModel):
+    """Prometheus metrics: one port a process, on loopback unless `host` says otherwise."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    enabled: bool = Field(True, description="Serve /metrics.")
+    host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 shows the metrics to the network.")
+    broker_port: int = Field(9101, ge=0, le=65535, description="Broker's port (0: any free one).")
+    ingest_port: int = Field(9102, ge=0, le=65535, description="Ingest's port (0: any free one).")
+    sink_port: int = Field(9103, ge=0, le=65535, description="Sink's port (0: any free one).")
+    detector_port: int = Field(
+        9110, ge=0, le=65535, description="First worker's port; worker N takes this plus N (0: any free one)."
+    )
