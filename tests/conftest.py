@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
+import msgspec
 import pytest
+import redis
+
+from wire.messages import Detection, DetectionRecord
+from wire.valkey import EmbeddedValkey
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -15,3 +26,88 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"no real data: {SHARED} is not there")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def _valkey_server() -> Iterator[EmbeddedValkey]:
+    # Not under tmp_path, which may be too long for a socket.
+    with tempfile.TemporaryDirectory(prefix="sparsecam-") as folder, EmbeddedValkey(Path(folder) / "v") as server:
+        yield server
+
+
+@pytest.fixture
+def valkey(_valkey_server: EmbeddedValkey) -> EmbeddedValkey:
+    """A running, empty Valkey, one a test process; leave it running. Its address is `.url`."""
+    with redis.Redis.from_url(_valkey_server.url) as client:
+        client.flushall()
+    return _valkey_server
+
+
+@pytest.fixture
+def own_valkey() -> Iterator[EmbeddedValkey]:
+    """A running Valkey of this test alone: to kill, pause, stop and start again."""
+    # "always": a kill -9 then loses nothing that was answered, however slow the disk is.
+    with (
+        tempfile.TemporaryDirectory(prefix="sparsecam-") as folder,
+        EmbeddedValkey(Path(folder) / "v", fsync="always") as server,
+    ):
+        yield server
+
+
+@pytest.fixture(scope="session")
+def detection_record() -> Callable[..., DetectionRecord]:
+    """Makes a DetectionRecord: `detection_record(seq, *labels, field=value...)`; frames are 100 ms apart."""
+
+    def make(seq: int, *labels: str, **changes: object) -> DetectionRecord:
+        captured_ns = 1_000_000_000 + seq * 100_000_000
+        record = DetectionRecord(
+            camera="door",
+            session="s1",
+            seq=seq,
+            order=seq,
+            broker="b1",
+            worker="w1",
+            model="m",
+            event_us=1_700_000_000_000_000 + seq * 100_000,
+            captured_ns=captured_ns,
+            dispatched_ns=captured_ns + 1_000_000,
+            inference_start_ns=captured_ns + 2_000_000,
+            inference_end_ns=captured_ns + 12_000_000,
+            source_height=1080,
+            source_width=1920,
+            detections=[Detection(label, 0, 0.9, (10.0, 20.0, 110.0, 220.0)) for label in labels],
+        )
+        return msgspec.structs.replace(record, **changes)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def wait_until() -> Callable[..., None]:
+    """`wait_until(condition, timeout_s=10)`: returns when the condition is true, fails when it does not come true."""
+
+    def wait(condition: Callable[[], object], timeout_s: float = 10.0) -> None:
+        deadline = time.monotonic() + timeout_s
+        while not condition():
+            assert time.monotonic() < deadline, f"did not come true in {timeout_s:g} s"
+            time.sleep(0.005)
+
+    return wait
+
+
+@pytest.fixture(scope="session")
+def graphs() -> ModuleType:
+    """The builders of small real detectors in tests/graphs.py."""
+    spec = importlib.util.spec_from_file_location("sparsecam_test_graphs", Path(__file__).with_name("graphs.py"))
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look for it
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def bright_box_model(graphs: ModuleType, tmp_path: Path) -> Path:
+    """A real, quick ONNX detector of 320x320 and less: one box of class `bright` around whatever is bright."""
+    path: Path = graphs.bright_box(tmp_path / "bright.onnx")
+    return path

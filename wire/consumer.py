@@ -87,7 +87,7 @@ class WorkSource:
 
     def next(self, timeout_s: float) -> tuple[Work, memoryview] | None:
         """The next frame and its pixels (uint8, see FrameHeader), or None when none came in that time."""
-        self._busy_since_s = None
+        self._busy_since_s, self._patience_s = None, PATIENCE_S
         wait_s = min(timeout_s, IDLE_READY_S)
         if not self._frames.poll(int(wait_s * 1000)):
             if time.monotonic() - self._last_work_s > IDLE_READY_S:
@@ -124,7 +124,7 @@ class WorkSource:
         self._say(Done(work.frame.camera, work.order, outcome))
 
     def be_patient(self, seconds: float) -> None:
-        """Something that holds up even the beats comes (compiling a model): do not give us up for that long."""
+        """This frame takes long, for a good reason (its shape is compiled first): do not give us up until then."""
         self._patience_s = max(PATIENCE_S, seconds)
         self._say(Beat(self._patience_s))
 
@@ -151,8 +151,6 @@ class WorkSource:
             if busy_s > max(self._stuck_s, self._patience_s):
                 self._on_stuck(busy_s)
                 continue
-            if self._patience_s > PATIENCE_S and busy_since_s is None:
-                self._patience_s = PATIENCE_S
             self._say(Beat(self._patience_s))
 
     def close(self) -> None:

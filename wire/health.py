@@ -56,9 +56,7 @@ class HealthReport(msgspec.Struct, frozen=True):
 class Health:
     """Writes one process's report. Thread-safe; cheap to call for every frame."""
 
-    def __init__(
-        self, path: Path | None, role: str, *, monotonic_ns: Callable[[], int] = time.monotonic_ns
-    ) -> None:
+    def __init__(self, path: Path | None, role: str, *, monotonic_ns: Callable[[], int] = time.monotonic_ns) -> None:
         self._path = path
         self._role = role
         self._now_ns = monotonic_ns

@@ -65,7 +65,7 @@ def _redact_event(
 
 
 def setup_logs(
-    level: LogLevel = "info", log_format: LogFormat = "console", *, stream: TextIO | None = None, **facts: str
+    level: LogLevel = "info", log_format: LogFormat = "console", *, stream: TextIO | None = None, process: str = ""
 ) -> None:
     """Route structlog and logging to `stream` (stderr); `facts` (process="detector-1") are added to every
     event.
@@ -80,7 +80,7 @@ def setup_logs(
         structlog.processors.TimeStamper(fmt="iso", utc=True)
         if log_format == "json"
         else structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False),
-        _add_facts(facts),
+        _name_process(process),
         # Tracebacks become text here, before redaction, so that a password in an exception is hidden too.
         structlog.processors.format_exc_info,
         _redact_event,
@@ -98,7 +98,7 @@ def setup_logs(
     renderer: structlog.typing.Processor = (
         structlog.processors.JSONRenderer(ensure_ascii=False)
         if log_format == "json"
-        else structlog.dev.ConsoleRenderer(colors=out.isatty(), pad_event_to=0)
+        else structlog.dev.ConsoleRenderer(0, colors=out.isatty())  # 0: no padding of the event
     )
     handler = logging.StreamHandler(out)
     handler.setFormatter(
@@ -116,10 +116,10 @@ def setup_logs(
     logging.getLogger("libav").setLevel(logging.DEBUG if level == "debug" else logging.CRITICAL)
 
 
-def _add_facts(facts: Mapping[str, str]) -> structlog.typing.Processor:
+def _name_process(process: str) -> structlog.typing.Processor:
     def add(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-        for key, value in facts.items():
-            event.setdefault(key, value)
+        if process:
+            event.setdefault("process", process)
         return event
 
     return add

@@ -120,9 +120,7 @@ class _LedgerCollector(Collector):
         self._snapshots = snapshots
 
     def collect(self) -> Iterable[Metric]:
-        captured = CounterMetricFamily(
-            "sparsecam_frames_captured", "Frames the source delivered.", labels=["camera"]
-        )
+        captured = CounterMetricFamily("sparsecam_frames_captured", "Frames the source delivered.", labels=["camera"])
         detected = CounterMetricFamily(
             "sparsecam_frames_detected", "Frames a detector has finished.", labels=["camera"]
         )

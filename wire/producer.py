@@ -50,6 +50,7 @@ class CameraPort:
         self._unsettled: dict[tuple[str, int], tuple[bytes, NDArray[np.uint8] | None]] = {}
         self._unsent: set[tuple[str, int]] = set()  # of a file, not handed to a broker yet
         self._closing = False
+        self._given_up = False
 
     @property
     def spec(self) -> InputSpec | None:
@@ -67,7 +68,7 @@ class CameraPort:
         with self._settled:
             while len(self._unsettled) >= self._window and not self._closing:
                 self._settled.wait(0.5)
-            if self._closing:
+            if self._given_up:
                 self.ledger.dropped("stopped")
                 return False
             message = encode(header)
@@ -124,14 +125,15 @@ class CameraPort:
                 self._unsent.remove(key)
 
     def close(self) -> None:
-        """Nothing more is sent; a waiting `send` returns."""
+        """No `send` waits any more: what the camera's thread has in hand goes out over the window, to be drained."""
         with self._settled:
             self._closing = True
             self._settled.notify_all()
 
     def give_up(self) -> None:
-        """What has not ended by now is counted as stopped."""
+        """What has not ended by now is counted as stopped, and nothing more is sent."""
         with self._settled:
+            self._given_up = True
             unsettled = list(self._unsettled)
         for key in unsettled:
             self.settle(*key, "stopped")

@@ -116,9 +116,7 @@ def test_null_writes_nowhere() -> None:
 
 
 @given(st.binary(max_size=200))
-def test_any_bytes_are_a_report_or_a_clear_error(
-    tmp_path_factory: pytest.TempPathFactory, payload: bytes
-) -> None:
+def test_any_bytes_are_a_report_or_a_clear_error(tmp_path_factory: pytest.TempPathFactory, payload: bytes) -> None:
     path = tmp_path_factory.getbasetemp() / "any.json"
     path.write_bytes(payload)
     with pytest.raises(HealthError, match="not a health report"):

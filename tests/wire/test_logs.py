@@ -85,9 +85,7 @@ def test_no_field_nested_value_or_traceback_shows_a_password(log_format: LogForm
     out = io.StringIO()
     setup_logs("debug", log_format, stream=out)
     logger = structlog.get_logger()
-    logger.info(
-        "opening " + url, source=url, nested={"urls": [url], url: 1}, password="hunter22", api_key="hunter22"
-    )
+    logger.info("opening " + url, source=url, nested={"urls": [url], url: 1}, password="hunter22", api_key="hunter22")
     logging.getLogger("redis").warning("cannot reach %s", url)
     try:
         raise OSError(f"cannot open {url}")

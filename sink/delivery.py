@@ -1,0 +1,81 @@
+"""What the sink writes to Redis, all of it in one transaction: alerts, how far it has come, and the acknowledgements.
+
+So a sink that dies at any moment has either delivered an alert, remembers it and will not see its frames again, or none
+of this; it takes the frames up again and finds the same. When the answer is lost the same commit is sent again: an
+alert's id keeps it from appearing twice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import redis
+import structlog
+from msgspec import Struct
+
+from sink.rules import RuleState
+from wire.alerts import Alert, alert_once
+from wire.messages import WireError, decode, decoder, encode
+from wire.streams import Link, detections_key, sink_key
+
+log = structlog.get_logger()
+
+
+class CameraState(Struct, tag="camera.1"):
+    """How far the sink has come with a camera: the frames up to here are acknowledged, and their alerts delivered."""
+
+    next_orders: dict[str, int] = msgspec.field(default_factory=dict)  # broker: number of the next frame
+    rules: dict[str, RuleState] = msgspec.field(default_factory=dict)  # rule: its state
+
+
+@dataclass
+class Commit:
+    """What has been worked out and is not in Redis yet."""
+
+    alerts: list[Alert] = field(default_factory=list)
+    acks: dict[str, list[bytes]] = field(default_factory=dict)  # camera: entries done with
+
+    @property
+    def frames(self) -> int:
+        """Entries to acknowledge."""
+        return sum(map(len, self.acks.values()))
+
+
+_decoder = decoder(CameraState)
+
+
+def load_state(link: Link, camera: str) -> CameraState:
+    """The state of the last run; a fresh one where there is none, or none that this build can read."""
+    (blob,) = link.send(("GET", sink_key(camera)))
+    if isinstance(blob, redis.ResponseError):
+        raise blob
+    if blob is None:
+        return CameraState()
+    try:
+        return decode(_decoder, blob)
+    except WireError as error:
+        log.warning("rules begin anew: unknown state", camera=camera, reason=str(error))
+        return CameraState()
+
+
+def send_commit(
+    link: Link, commit: Commit, states: dict[str, CameraState], *, group: str, alerts_maxlen: int
+) -> list[bool]:
+    """Write it all; returns for each alert whether it is new. `states` are those of the cameras in `commit.acks`.
+
+    Raises redis.RedisError or OSError when not all of it was done for certain; then send the same commit again.
+    """
+    commands: list[tuple[Any, ...]] = [("MULTI",)]
+    commands += [alert_once(alert, alerts_maxlen) for alert in commit.alerts]
+    for camera, ids in commit.acks.items():
+        commands.append(("SET", sink_key(camera), encode(states[camera])))
+        commands.append(("XACK", detections_key(camera), group, *ids))
+    commands.append(("EXEC",))
+    *queued, done = link.send(*commands)
+    # The refusal of a command explains that of the EXEC after it, so it is the better one to tell of.
+    for reply in (*queued, done, *(done if isinstance(done, list) else ())):
+        if isinstance(reply, redis.RedisError):
+            raise reply
+    return [reply is not None for reply in done[: len(commit.alerts)]]
