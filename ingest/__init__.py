@@ -1,1 +1,7 @@
-"""ingest room."""
+"""From a source URL to timed, letterboxed frames.
+
+Enters: a camera's settings (a file, a folder, RTSP, HTTP, a webcam, `sim://`) and the picture detectors ask for.
+Leaves: `wire` frame headers with pixels, through a camera's port; every frame counted in that camera's ledger.
+Inside: reader -> clock -> fps limit -> motion gate -> letterbox, one thread a camera, a watchdog over all.
+Imported by `services` alone; imports `wire` alone. No inference and no Redis in here.
+"""

@@ -1,0 +1,89 @@
+"""The ingest process: reads all cameras, sends their frames to the broker, keeps the books."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable
+
+from ingest.errors import SourceError
+from ingest.fleet import Fleet
+from ingest.status import CameraSnapshot
+from services.config import Config
+from services.link import link_keys
+from wire import metrics
+from wire.health import Health, State
+from wire.ledger import LedgerSnapshot
+from wire.producer import FrameLink
+
+REPORT_S = 0.5  # well within the age at which a health report counts as stale
+STOP_S = 4.5  # of the five seconds in which a process has to stop: for hung readers, and frames still on their way
+
+
+def run(config: Config, stop: threading.Event, health: Health) -> None:
+    """Run all cameras until `stop`. Raises SourceError when so many readers hang that only a new process helps."""
+    link = FrameLink(
+        config.frames_endpoint,
+        lossless_window=config.link.lossless_window,
+        curve=link_keys(config, "client"),
+    )
+    fleet = Fleet(config.cameras, link, config.ingest)
+    unexport = [
+        metrics.export_ledgers(lambda: [port.ledger.snapshot() for port in link.ports]),
+        metrics.export_counts(lambda: _counts(fleet.snapshots(), link)),
+    ]
+    link.start()
+    fleet.start()
+    try:
+        while not stop.wait(REPORT_S) and fleet.fatal is None:
+            _report(health, fleet, link)
+    finally:
+        told_s = time.monotonic()
+        fleet.stop()
+        link.close(max(0.0, told_s + STOP_S - time.monotonic()))
+        _report(health, fleet, link)
+        for end in unexport:
+            end()
+    if fleet.fatal is not None:
+        raise SourceError("hung", fleet.fatal)
+
+
+def _report(health: Health, fleet: Fleet, link: FrameLink) -> None:
+    ledgers = {port.name: port.ledger.snapshot() for port in link.ports}
+    totals: Counter[str] = Counter(captured=0, detected=0, in_flight=0)
+    cameras: dict[str, dict[str, object]] = {}
+    for camera in fleet.snapshots():
+        counts = _ledger_counts(ledgers[camera.camera])
+        totals.update(counts)
+        cameras[camera.camera] = {
+            "state": camera.state,
+            "error": camera.error_text,
+            "fps": round(camera.fps, 2),
+            "reconnects": camera.reconnects,
+            **counts,
+        }
+    troubled = any(camera.error is not None for camera in fleet.snapshots())
+    state: State = "degraded" if troubled or not link.broker_alive else "ok"
+    health.set(state, finished=fleet.finished, broker=link.broker_alive, **totals, cameras=cameras)
+
+
+def _ledger_counts(ledger: LedgerSnapshot) -> dict[str, int]:
+    dropped = {f"dropped_{cause}": count for cause, count in ledger.dropped.items()}
+    return {"captured": ledger.captured, "detected": ledger.detected, "in_flight": ledger.in_flight, **dropped}
+
+
+def _counts(cameras: Iterable[CameraSnapshot], link: FrameLink) -> Iterable[metrics.Count]:
+    yield metrics.Count("sparsecam_link_malformed", "Messages that made no sense.", link.malformed)
+    for one in cameras:
+        labels = {"camera": one.camera}
+        up = one.state == "streaming"
+        yield metrics.Count("sparsecam_camera_up", "1 while frames arrive.", up, labels, gauge=True)
+        yield metrics.Count("sparsecam_camera_fps", "Frames a second delivered.", one.fps, labels, gauge=True)
+        yield metrics.Count("sparsecam_camera_lag_ms", "Arrival after event time.", one.lag_ms, labels, gauge=True)
+        yield metrics.Count("sparsecam_camera_reconnects", "Attempts after the first.", one.reconnects, labels)
+        yield metrics.Count("sparsecam_camera_concealed", "Pictures partly guessed.", one.concealed, labels)
+        yield metrics.Count("sparsecam_camera_clock_jumps", "Jumps of the source's clock.", one.clock_jumps, labels)
+        yield metrics.Count("sparsecam_camera_abandoned", "Hung readers given up.", one.abandoned, labels)
+        for kind, count in one.errors.items():
+            yield metrics.Count("sparsecam_camera_errors", "Errors by kind.", count, {**labels, "kind": kind})

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import itertools
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ingest.clock import LIVE_STRAY_US, EventClock
+
+WALL_US = 1_700_000_000_000_000
+BEGUN_NS = 5_000_000_000  # the monotonic clock when the camera starts
+
+
+def make(live: bool) -> EventClock:
+    return EventClock(live, wall_us=lambda: WALL_US, monotonic_ns=lambda: BEGUN_NS)
+
+
+@given(
+    st.booleans(),
+    st.lists(
+        st.tuples(st.none() | st.floats(-1e7, 1e7, allow_nan=False), st.integers(0, 10**10)), min_size=1, max_size=60
+    ),
+)
+def test_event_time_rises_strictly_whatever_the_source_says(live: bool, steps: list[tuple[float | None, int]]) -> None:
+    clock, captured_ns, previous_us = make(live), BEGUN_NS, 0
+    for pts_s, passed_ns in steps:
+        captured_ns += passed_ns
+        event_us = clock.stamp(pts_s, captured_ns)
+        assert event_us > previous_us
+        previous_us = event_us
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.floats(-100e-6, 100e-6), st.lists(st.floats(0, 0.1), min_size=200, max_size=200), st.floats(0, 1e6))
+def test_live_event_time_stays_with_arrival_despite_drift_and_jitter(
+    drift: float, jitters: list[float], first_pts_s: float
+) -> None:
+    clock = make(live=True)
+    for index in range(
+        4000
+    ):  # 40 minutes, a frame every 0.6 s, so that drift alone would come to a quarter of a second
+        pts_s = first_pts_s + index * 0.6
+        arrival_s = index * 0.6 * (1 + drift) + jitters[index % 200]
+        event_us = clock.stamp(pts_s, BEGUN_NS + round(arrival_s * 1e9))
+        assert abs(event_us - WALL_US - arrival_s * 1e6) < 150_000
+    assert clock.jumps == 0
+
+
+@given(st.floats(2, 1e6), st.sampled_from([1, -1]))
+def test_a_leap_of_the_cameras_clock_is_reported_and_anchored_anew(leap_s: float, sign: int) -> None:
+    clock = make(live=True)
+    for index in range(50):
+        clock.stamp(100 + index * 0.04, BEGUN_NS + index * 40_000_000)
+    after = clock.stamp(100 + 2 + sign * leap_s, BEGUN_NS + 50 * 40_000_000)
+    assert clock.jumps == 1
+    assert abs(after - WALL_US - 2_000_000) < 50_000
+    assert abs(clock.last_jump_us + sign * leap_s * 1e6) < 50_000
+
+
+def test_a_segment_that_arrives_at_once_is_no_jump() -> None:
+    clock = make(live=True)
+    events = []
+    for segment in range(10):  # six-second HLS segments
+        for index in range(150):
+            events.append(
+                clock.stamp(segment * 6 + index * 0.04, BEGUN_NS + segment * 6_000_000_000 + index * 1_000_000)
+            )
+    assert clock.jumps == 0
+    steps = [b - a for a, b in itertools.pairwise(events)]
+    assert 39_000 < min(steps) <= max(steps) < 41_000
+
+
+def test_a_stream_that_falls_far_behind_is_anchored_anew() -> None:
+    clock = make(live=True)
+    clock.stamp(0, BEGUN_NS)
+    event_us = clock.stamp(0.04, BEGUN_NS + LIVE_STRAY_US * 1000 + 100_000_000)
+    assert clock.jumps == 1
+    assert event_us - WALL_US >= LIVE_STRAY_US
+
+
+def test_without_timestamps_arrival_counts() -> None:
+    clock = make(live=True)
+    assert clock.stamp(None, BEGUN_NS) == WALL_US
+    assert clock.stamp(None, BEGUN_NS + 7_000_000) == WALL_US + 7_000
+
+
+def test_a_wall_clock_set_back_by_an_hour_does_not_stop_event_time() -> None:
+    wall = [WALL_US]
+    clock = EventClock(True, wall_us=lambda: wall[0], monotonic_ns=lambda: BEGUN_NS)
+    before = clock.stamp(0, BEGUN_NS)
+    wall[0] -= 3_600_000_000
+    clock.restart()
+    first = clock.stamp(0, BEGUN_NS + 1_000_000_000)
+    second = clock.stamp(0.04, BEGUN_NS + 1_040_000_000)
+    assert before < first
+    assert 39_000 <= second - first <= 41_000
+    assert clock.jumps == 0
+
+
+@given(st.lists(st.floats(0.001, 3000), min_size=1, max_size=50), st.floats(-1e6, 1e6))
+def test_a_files_event_time_has_the_files_own_spacing(gaps: list[float], first_s: float) -> None:
+    clock, pts_s = make(live=False), first_s
+    start_us = clock.stamp(pts_s, 0)
+    assert start_us == WALL_US
+    for gap in gaps:
+        pts_s += gap
+        assert abs(clock.stamp(pts_s, 0) - start_us - (pts_s - first_s) * 1e6) <= 2
+    assert clock.jumps == 0
+
+
+def test_a_looped_file_goes_on_one_frame_later() -> None:
+    clock = make(live=False)
+    last = [clock.stamp(index * 0.04, 0, 0.04) for index in range(10)][-1]
+    clock.restart()
+    assert clock.stamp(0.0, 0, 0.04) == last + 40_000
+    assert clock.jumps == 0
+
+
+def test_a_backward_timestamp_in_a_file_is_a_reported_jump() -> None:
+    clock = make(live=False)
+    clock.stamp(100.0, 0, 0.04)
+    assert clock.stamp(1.0, 0, 0.04) == WALL_US + 40_000
+    assert (clock.jumps, clock.last_jump_us) == (1, -99_000_000)
