@@ -1,1 +1,6 @@
-"""detector room."""
+"""From a frame to boxes: engines, head decoding, NMS, trials of unknown models, core claims, the worker loop.
+
+Enters: letterboxed frames (`wire.messages.FrameHeader` and its pixels) and an ONNX model.
+Leaves: `wire.messages.Detection`s in pixels of the source picture.
+Imports `wire` only, knows nothing of cameras or rules; imported by `services`.
+"""

@@ -18,7 +18,7 @@ from wire.ledger import LedgerSnapshot
 from wire.producer import FrameLink
 
 REPORT_S = 0.5  # well within the age at which a health report counts as stale
-STOP_S = 4.5  # of the five seconds in which a process has to stop: for hung readers, and frames still on their way
+STOP_S = 2.5  # of the three seconds that a supervisor which stops everything in five can leave us
 
 
 def run(config: Config, stop: threading.Event, health: Health) -> None:

@@ -269,7 +269,7 @@ class Broker:
     def _forget_ingest(self, name: bytes, why: str) -> None:
         del self._ingests[name]
         forgotten = self._dispatcher.ingest_lost(name)
-        log.warning("ingest gone", ingest=name.decode(errors="replace"), why=why, frames_forgotten=forgotten)
+        log.info("ingest gone", ingest=name.decode(errors="replace"), why=why, frames_forgotten=forgotten)
 
 
 def _bound_to(socket: zmq.Socket[bytes]) -> str:

@@ -117,4 +117,3 @@ def start_authenticator(context: zmq.Context[zmq.Socket[bytes]], keys: CurveKeys
     authenticator.start()
     authenticator.configure_curve(domain="*", location=keys.allowed)
     return authenticator
-

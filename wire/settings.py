@@ -13,7 +13,8 @@ class LinkSettings(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     frames: str = Field(
-        "", description="Endpoint where the broker takes frames; empty: ipc:// in runtime_dir. `tcp://host:port` needs CURVE."
+        "",
+        description="Where the broker takes frames; empty: ipc:// in runtime_dir. `tcp://host:port` needs CURVE keys.",
     )
     workers: str = Field(
         "", description="Endpoint where the broker hands frames to workers; empty: ipc:// in runtime_dir."
@@ -44,9 +45,14 @@ class RedisSettings(BaseModel):
     detections_maxlen: int = Field(
         10_000, ge=10, description="Entries kept per camera in its detections stream (XADD MAXLEN ~; entries)."
     )
-    alerts_maxlen: int = Field(100_000, ge=10, description="Entries kept in the alerts stream (XADD MAXLEN ~; entries).")
+    alerts_maxlen: int = Field(
+        100_000, ge=10, description="Entries kept in the alerts stream (XADD MAXLEN ~; entries)."
+    )
     outbox: int = Field(
-        10_000, ge=1, le=1_000_000, description="Messages a process holds while Redis is away; the oldest is shed (messages)."
+        10_000,
+        ge=1,
+        le=1_000_000,
+        description="Messages a process holds while Redis is away; the oldest is shed (messages).",
     )
     timeout_s: float = Field(2.0, gt=0, le=60, description="Connect and socket time limit (seconds).")
 

@@ -1,0 +1,159 @@
+"""Which engine runs the model here, at which shape and batch, and whether it bears rectangular pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import structlog
+
+from detector import engines
+from detector.errors import EngineRefused, EngineUnavailable, HeadError, ModelError
+from detector.model import Model
+from detector.settings import DetectorSettings
+from detector.trial import Verdict, try_model
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The outcome: a verdict at the full shape, and the reasons in words."""
+
+    engine: str
+    verdict: Verdict
+    rectangular: bool
+    rectangular_because: str
+    because: str
+
+
+@dataclass(frozen=True)
+class Trials:
+    """Trials of one model under one configuration."""
+
+    model: Model
+    settings: DetectorSettings
+    num_cores: int
+
+    def at(self, engine: str, batch: int, height: int, width: int) -> Verdict:
+        """Whether the engine runs the model at this shape (pixels)."""
+        names = self.settings.labels if self.settings.labels is not None else self.model.labels
+        return try_model(
+            self.model,
+            engine,
+            num_cores=self.num_cores,
+            batch=batch,
+            height=height,
+            width=width,
+            classes=len(names) if names else None,
+            timeout_s=self.settings.trial_timeout_s,
+            cache_dir=self.settings.cache_dir,
+        )
+
+    def at_some_batch(self, engine: str, height: int, width: int) -> Verdict:
+        """With one picture at a time, else (where the graph insists) with the batch it was exported with."""
+        single = self.at(engine, 1, height, width)
+        if single.accepted or self.model.batch in (None, 1):
+            return single
+        own = self.at(engine, self.model.batch, height, width)
+        if not own.accepted:
+            return single
+        log.warning(
+            "the graph only runs with its own batch, most of its work is thrown away",
+            model=self.model.name,
+            batch=self.model.batch,
+            mend="export it again with batch 1",
+        )
+        return own
+
+
+def full_shape(model: Model, settings: DetectorSettings) -> tuple[int, int]:
+    """Largest input (height, width) in pixels, whole strides: the config's, the graph's, or the metadata's."""
+    if settings.image_shape is not None:
+        shape = settings.image_shape
+    elif model.height is not None and model.width is not None:
+        shape = model.height, model.width
+    elif model.image_size is not None:
+        shape = model.image_size
+    else:
+        raise ModelError(
+            f"{model.name}: the model takes pictures of any size and does not say its own; "
+            "set detector.image_shape, for instance [640, 640]"
+        )
+    if shape[0] % model.stride or shape[1] % model.stride:
+        raise ModelError(
+            f"{model.name}: an input of {shape[0]}x{shape[1]} is no multiple of the model's stride {model.stride}; "
+            f"use detector.image_shape [{_up(shape[0], model.stride)}, {_up(shape[1], model.stride)}]"
+        )
+    return shape
+
+
+def choose(trials: Trials) -> Choice:
+    """Try the wanted engine, or under `auto` each installed one in order of preference.
+
+    Raises EngineUnavailable, HeadError, or EngineRefused with what each engine said and which of them would take the
+    model.
+    """
+    model, settings = trials.model, trials.settings
+    height, width = full_shape(model, settings)
+    have = engines.installed()
+    if settings.engine != "auto":
+        engines.engine_class(settings.engine)
+    wanted = list(have) if settings.engine == "auto" else [settings.engine]
+    if not wanted:
+        needs = " or ".join(kind.needs for kind in engines.KINDS.values())
+        raise EngineUnavailable(f"no inference engine is installed: {needs}")
+    refusals: dict[str, str] = {}
+    for engine in wanted:
+        verdict = trials.at_some_batch(engine, height, width)
+        if verdict.accepted:
+            rectangular, why = _rectangular(trials, verdict)
+            because = _because(settings, engine, have, refusals)
+            log.info("engine chosen", model=model.name, engine=engine, because=because, ms=verdict.ms)
+            return Choice(engine, verdict, rectangular, why, because)
+        if verdict.unknown_head:
+            raise HeadError(f"{model.name}: {verdict.reason}")
+        refusals[engine] = verdict.reason
+        log.warning("engine refused the model", model=model.name, engine=engine, reason=verdict.reason)
+    others = [trials.at_some_batch(engine, height, width) for engine in have if engine not in refusals]
+    raise EngineRefused(_nobody(model, refusals, others))
+
+
+def _rectangular(trials: Trials, full: Verdict) -> tuple[bool, str]:
+    """Whether cameras may send less than the full shape, and why."""
+    if not trials.settings.rectangular:
+        return False, "detector.rectangular is false"
+    # A shape that differs in height only, as most cameras' does: half the height shows whether the graph follows.
+    height = _up(full.height // 2, trials.model.stride)
+    if height >= full.height:
+        return False, f"the full shape {full.height}x{full.width} is one stride high"
+    half = trials.at(full.engine, full.batch, height, full.width)
+    if not half.accepted:
+        return False, f"at {height}x{full.width}: {half.reason}"
+    if half.head != full.head:
+        return False, f"at {height}x{full.width} it shows another head: {half.head}, not {full.head}"
+    return True, f"tried at {height}x{full.width}: {half.ms:.1f} ms, {full.ms:.1f} ms at {full.height}x{full.width}"
+
+
+def _because(settings: DetectorSettings, engine: str, have: dict[str, str], refusals: dict[str, str]) -> str:
+    if settings.engine != "auto":
+        return "the config asks for it"
+    if refusals:
+        return "; ".join(f"{name} refused the model: {reason}" for name, reason in refusals.items())
+    missing = [name for name in engines.KINDS if name not in have]
+    first = next(iter(engines.KINDS))
+    if engine != first:
+        return f"not installed: {', '.join(missing)}"
+    return "the fastest installed engine takes the model"
+
+
+def _nobody(model: Model, refusals: dict[str, str], others: list[Verdict]) -> str:
+    said = "; ".join(f"engine {engine} refused the model: {reason}" for engine, reason in refusals.items())
+    takers = [verdict.engine for verdict in others if verdict.accepted]
+    if takers:
+        return f"{model.name}: {said}. Engines that accept it: {', '.join(takers)}; set detector.engine to {takers[0]}"
+    also = "".join(f"; engine {verdict.engine}: {verdict.reason}" for verdict in others)
+    return f"{model.name}: {said}{also}. No installed engine accepts it"
+
+
+def _up(size: int, stride: int) -> int:
+    return -(-size // stride) * stride

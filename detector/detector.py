@@ -1,0 +1,247 @@
+"""A model ready to detect: frames in, detections in source pixels out."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+
+from detector import heads
+from detector.choose import Choice, Trials, choose, full_shape
+from detector.engines import Engine, engine_class
+from detector.errors import BadFrame, EngineRefused, ModelError
+from detector.heads import Candidates, Head
+from detector.labels import name_classes
+from detector.model import read_model
+from detector.nms import nms
+from detector.preprocess import GREY, Pixels, TensorFiller, letterbox
+from detector.settings import DetectorSettings
+from wire.messages import Detection, FrameHeader, InputSpec
+
+log = structlog.get_logger()
+
+_WARM_UP_RUNS = 3  # the first inferences touch fresh memory and are slower
+
+
+@dataclass(frozen=True)
+class StageTimes:
+    """Milliseconds that the last frame spent in each stage."""
+
+    preprocess_ms: float
+    engine_ms: float
+    postprocess_ms: float
+
+
+@dataclass(frozen=True)
+class _Compiled:
+    """The model at one input shape."""
+
+    engine: Engine
+    head: Head
+    filler: TensorFiller
+
+
+class Detector:
+    """One model on one engine. Compiles each input shape when it first comes, after a child process survived it.
+
+    Not thread-safe: one thread detects. Engines release Python's lock, so other threads go on meanwhile.
+    """
+
+    def __init__(self, trials: Trials, choice: Choice) -> None:
+        model, settings = trials.model, trials.settings
+        self.model = model
+        self.choice = choice
+        self.spec = InputSpec(choice.verdict.height, choice.verdict.width, model.stride, choice.rectangular)
+        self.labels = name_classes(settings.labels, model.labels, choice.verdict.class_count, model.name)
+        self.last = StageTimes(0, 0, 0)
+        self._settings = settings
+        self._num_cores = trials.num_cores
+        self._trials = trials
+        self._compiled: OrderedDict[tuple[int, int], _Compiled] = OrderedDict()
+        self._refused: dict[tuple[int, int], str] = {}
+
+    @classmethod
+    def load(cls, settings: DetectorSettings, num_cores: int | None = None) -> Detector:
+        """Read, try and compile the model of the settings on `num_cores` cores (the settings' where None).
+
+        Raises ModelError, HeadError, EngineUnavailable or EngineRefused.
+        """
+        if not settings.model:
+            raise ModelError("no model is configured: set detector.model to the path of an ONNX file")
+        # Pictures are small and the cores are the engine's: OpenCV's own threads would only fight it for them.
+        cv2.setNumThreads(1)
+        model = read_model(Path(settings.model))
+        trials = Trials(model, settings, num_cores or settings.cores_per_worker)
+        detector = cls(trials, choose(trials))
+        for height, width in settings.warm_shapes or [full_shape(model, settings)]:
+            detector.prepare(height, width)
+        return detector
+
+    @property
+    def model_name(self) -> str:
+        """The model file's name."""
+        return self.model.name
+
+    def describe(self) -> dict[str, Any]:
+        """What runs and why, for logs, `check` and health."""
+        verdict = self.choice.verdict
+        shape = self.model.tensor_shape(verdict.batch, verdict.height, verdict.width)
+        return {
+            "model": self.model.name,
+            "sha256": self.model.sha256,
+            "engine": self.choice.engine,
+            "because": self.choice.because,
+            "cores": self._num_cores,
+            "input": f"{self.model.dtype} {list(shape)}",
+            "head": verdict.head,
+            "classes": [self.labels[number] for number in sorted(self.labels)],
+            "rectangular": self.spec.rectangular,
+            "rectangular_because": self.choice.rectangular_because,
+            "trial_ms": verdict.ms,
+            "compiled": [f"{height}x{width}" for height, width in self._compiled],
+        }
+
+    def is_compiled(self, height: int, width: int) -> bool:
+        """Whether a frame of this shape can be inferred at once; otherwise its shape is tried and compiled first."""
+        return (height, width) in self._compiled
+
+    def prepare(self, height: int, width: int) -> None:
+        """Compile a shape before its first frame (seconds); raises BadFrame or EngineRefused."""
+        self._at(height, width)
+
+    def detect(self, header: FrameHeader, pixels: memoryview | Pixels) -> list[Detection]:
+        """Objects in one letterboxed frame, best first; raises BadFrame or EngineRefused."""
+        _check_geometry(header)
+        compiled = self._at(header.height, header.width)
+        start = time.perf_counter()
+        tensor = compiled.filler.fill(header, pixels)
+        filled = time.perf_counter()
+        outputs = compiled.engine.infer(tensor)
+        inferred = time.perf_counter()
+        found = self._select(compiled.head, compiled.head.decode(outputs, self._settings.conf_thres))
+        detections = self._to_source(found, header)
+        self.last = StageTimes(
+            (filled - start) * 1e3, (inferred - filled) * 1e3, (time.perf_counter() - inferred) * 1e3
+        )
+        return detections
+
+    def detect_image(self, bgr: NDArray[Any]) -> list[Detection]:
+        """Objects in one picture (uint8; BGR, grey or BGRA), letterboxed here; raises BadFrame or EngineRefused."""
+        fitted = letterbox(bgr, self.spec)
+        height, width = fitted.pixels.shape[:2]
+        header = FrameHeader(
+            camera="",
+            session="",
+            seq=0,
+            lossless=True,
+            event_us=0,
+            captured_ns=0,
+            pixel_format="rgb24",
+            height=height,
+            width=width,
+            source_height=bgr.shape[0],
+            source_width=bgr.shape[1],
+            scale=fitted.scale,
+            pad_left=fitted.pad_left,
+            pad_top=fitted.pad_top,
+        )
+        return self.detect(header, fitted.pixels)
+
+    def _at(self, height: int, width: int) -> _Compiled:
+        """The model compiled for this shape; the least recently used shape makes room."""
+        shape = height, width
+        known = self._compiled.get(shape)
+        if known is not None:
+            self._compiled.move_to_end(shape)
+            return known
+        self._check_shape(height, width)
+        if shape in self._refused:
+            raise EngineRefused(self._refused[shape])
+        try:
+            compiled = self._compile(height, width)
+        except EngineRefused as error:
+            # Remembered, or every frame of this shape would cost a trial.
+            self._refused[shape] = str(error)
+            raise
+        self._compiled[shape] = compiled
+        while len(self._compiled) > self._settings.shapes_cached:
+            (gone_height, gone_width), _ = self._compiled.popitem(last=False)
+            log.info("compiled shape dropped for another", height=gone_height, width=gone_width)
+        return compiled
+
+    def _check_shape(self, height: int, width: int) -> None:
+        spec = self.spec
+        fits = (
+            0 < height <= spec.height and 0 < width <= spec.width and not (height % spec.stride or width % spec.stride)
+            if spec.rectangular
+            else (height, width) == (spec.height, spec.width)
+        )
+        if not fits:
+            wanted = (
+                f"at most {spec.height}x{spec.width}, multiples of {spec.stride}"
+                if spec.rectangular
+                else (f"{spec.height}x{spec.width} exactly ({self.choice.rectangular_because})")
+            )
+            raise BadFrame(f"a picture of {height}x{width}; {self.model.name} wants {wanted}")
+
+    def _compile(self, height: int, width: int) -> _Compiled:
+        batch = self.choice.verdict.batch
+        verdict = self._trials.at(self.choice.engine, batch, height, width)
+        if not verdict.accepted:
+            raise EngineRefused(
+                f"{self.model.name}: engine {self.choice.engine} refused the shape {height}x{width}: {verdict.reason}"
+            )
+        start = time.perf_counter()
+        engine = engine_class(self.choice.engine).load(self.model.with_shape(batch, height, width), self._num_cores)
+        grey = self.model.tensor(batch, height, width, GREY)
+        for _ in range(_WARM_UP_RUNS):
+            outputs = engine.infer(grey)
+        head = heads.recognise(outputs, height, width, verdict.class_count)
+        log.info(
+            "model compiled",
+            model=self.model.name,
+            height=height,
+            width=width,
+            **engine.describe(),
+            seconds=round(time.perf_counter() - start, 2),
+        )
+        return _Compiled(engine, head, TensorFiller(self.model, batch, height, width))
+
+    def _select(self, head: Head, found: Candidates) -> Candidates:
+        limit = self._settings.max_detections
+        if head.has_nms:
+            kept = np.argsort(-found.scores, kind="stable")[:limit]
+        else:
+            kept = nms(found.boxes, found.scores, found.classes, self._settings.iou_thres, limit)
+        return Candidates(found.boxes[kept], found.scores[kept], found.classes[kept])
+
+    def _to_source(self, found: Candidates, header: FrameHeader) -> list[Detection]:
+        """Boxes from letterbox to source pixels, clipped; what lies wholly in the padding is no object."""
+        scale, pad_left, pad_top = header.scale, header.pad_left, header.pad_top
+        width, height = float(header.source_width), float(header.source_height)
+        detections = []
+        # A frame has a few boxes: plain numbers take 1 us a box, NumPy 100 us however few.
+        for box, score, number in zip(found.boxes.tolist(), found.scores.tolist(), found.classes.tolist(), strict=True):
+            left = min(max((box[0] - pad_left) / scale, 0.0), width)
+            top = min(max((box[1] - pad_top) / scale, 0.0), height)
+            right = min(max((box[2] - pad_left) / scale, 0.0), width)
+            bottom = min(max((box[3] - pad_top) / scale, 0.0), height)
+            if right > left and bottom > top:
+                label = self.labels.get(number) or str(number)
+                detections.append(Detection(label, number, score, (left, top, right, bottom)))
+        return detections
+
+
+def _check_geometry(header: FrameHeader) -> None:
+    # The comparison is written so that a scale that is not a number fails it too.
+    if not (0 < header.scale < float("inf")) or header.source_height < 1 or header.source_width < 1:
+        raise BadFrame(
+            f"camera {header.camera}: scale {header.scale} of a {header.source_height}x{header.source_width} source"
+        )

@@ -1,0 +1,99 @@
+"""Inference engines behind one protocol, and which of them this machine has.
+
+Every engine compiles ONNX bytes whose input shape is already fixed, for a given number of cores, and runs one tensor
+at a time. An engine releases Python's lock while it runs, so heartbeats go on.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from numpy.typing import NDArray
+
+from detector.errors import EngineUnavailable
+
+Array = NDArray[Any]
+
+
+class Engine(Protocol):
+    """One model, compiled for one input shape and number of cores."""
+
+    @classmethod
+    def load(cls, onnx: bytes, num_cores: int) -> Engine:
+        """Compile; raises EngineRefused in the engine's own words. May end the process: try it in a child first."""
+        ...
+
+    def infer(self, tensor: Array) -> Sequence[Array]:
+        """All outputs for one input tensor, in the graph's order; raises EngineRefused."""
+        ...
+
+    def describe(self) -> dict[str, str | int]:
+        """Name, version and settings, for people."""
+        ...
+
+
+@dataclass(frozen=True)
+class EngineKind:
+    """An engine this build knows: where its class is and what it needs."""
+
+    name: str
+    distribution: str  # on PyPI
+    marker: str  # a file inside the package that an empty stub of the same name does not have
+    class_name: str
+    needs: str  # what to tell a person who wants it
+
+
+# In the order in which `auto` prefers them: DeepSparse was over 3 times faster than ONNX Runtime on the INT8 YOLOv5n.
+KINDS: dict[str, EngineKind] = {
+    kind.name: kind
+    for kind in (
+        EngineKind(
+            "deepsparse",
+            "deepsparse",
+            "engine.py",
+            "DeepSparseEngine",
+            "pip install deepsparse==1.8.0 (x86-64 Linux with AVX2, CPython 3.8 to 3.11)",
+        ),
+        EngineKind("openvino", "openvino", "__init__.py", "OpenVinoEngine", "pip install openvino"),
+        EngineKind("onnxruntime", "onnxruntime", "__init__.py", "OnnxRuntimeEngine", "pip install onnxruntime"),
+    )
+}
+
+
+def installed() -> dict[str, str]:
+    """Version by name of the engines this Python has, in order of preference. Imports none of them."""
+    found = {}
+    for kind in KINDS.values():
+        spec = importlib.util.find_spec(kind.distribution)
+        folders = spec.submodule_search_locations if spec else None
+        if folders and any((Path(folder) / kind.marker).is_file() for folder in folders):
+            found[kind.name] = _version(kind.distribution)
+    return found
+
+
+def _version(distribution: str) -> str:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"  # on the path without package metadata, as in a vendored copy
+
+
+def engine_class(name: str) -> type[Engine]:
+    """The class of an installed engine; raises EngineUnavailable naming those that are installed."""
+    have = installed()
+    if name not in KINDS:
+        raise EngineUnavailable(f"unknown engine {name!r}; known: {', '.join(KINDS)}")
+    if name not in have:
+        others = ", ".join(f"{other} {version}" for other, version in have.items()) or "none"
+        raise EngineUnavailable(f"engine {name} is not installed ({KINDS[name].needs}); installed: {others}")
+    try:
+        module = importlib.import_module(f"detector.engines.{name}")
+    except (ImportError, OSError) as error:  # OSError: a shared library it needs is missing
+        raise EngineUnavailable(f"engine {name} {have[name]} is installed but does not load: {error}") from error
+    return cast("type[Engine]", getattr(module, KINDS[name].class_name))

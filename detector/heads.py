@@ -1,0 +1,269 @@
+"""Detection heads: recognise one from the shapes of the outputs, and read candidates from it.
+
+What tells heads apart is the number of predictions A, which follows from the input's shape. With levels of stride s, a
+grid of (height/s) x (width/s) cells each:
+- YOLOv5: A = 3 * sum of cells (three anchors a cell), rows of cx, cy, w, h, objectness, one score a class.
+- YOLOv8, v11 and kin: A = sum of cells; cx, cy, w, h, one score a class; (4 + classes, A) or, rarely, the other way.
+- end to end: NMS is inside, any number of rows of left, top, right, bottom, score, class; or four outputs (how many,
+  boxes, scores, classes).
+All coordinates are pixels of the input picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.errors import EngineRefused, HeadError
+
+Array = NDArray[Any]
+HeadKind = Literal["yolov5", "yolov8", "yolov8-transposed", "end-to-end", "end-to-end-4"]
+
+# Strides of the levels in public models: P3-P5 (nearly all), P3-P6 (the large-picture ones), P2-P5, and tiny (P4-P5).
+_LEVELS = ((8, 16, 32), (8, 16, 32, 64), (4, 8, 16, 32), (16, 32))
+_ANCHORS = 3  # a cell, in every YOLOv5
+_EDGE = 1e-3  # what rounding may add to a score of 1
+UNDERSTOOD = (
+    "YOLOv5 decoded [1, A, 5+classes] with A = 3 * cells; YOLOv8/v11 [1, 4+classes, A] or [1, A, 4+classes] with "
+    "A = cells; end-to-end [1, boxes, 6]; end-to-end in four outputs [1, 1], [1, boxes, 4], [1, boxes], [1, boxes]"
+)
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Boxes above the threshold: (n, 4) left, top, right, bottom in input pixels; (n,) scores; (n,) classes."""
+
+    boxes: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    classes: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Head:
+    """One recognised head at one input shape. `outputs` are the indices of the arrays it reads."""
+
+    kind: HeadKind
+    outputs: tuple[int, ...]
+    class_count: int | None  # None where the head does not tell
+    strides: tuple[int, ...]  # empty for end-to-end heads
+    height: int
+    width: int
+
+    @property
+    def has_nms(self) -> bool:
+        """Whether suppression is already done inside the model."""
+        return self.kind in ("end-to-end", "end-to-end-4")
+
+    def describe(self) -> str:
+        """One line for people."""
+        classes = "classes unknown" if self.class_count is None else f"{self.class_count} classes"
+        levels = f", strides {'/'.join(map(str, self.strides))}" if self.strides else ", NMS inside"
+        return f"{self.kind} ({classes}{levels})"
+
+    def decode(self, outputs: Sequence[Array], conf_thres: float) -> Candidates:
+        """Candidates of the first picture of the batch that score above `conf_thres`.
+
+        The score of YOLOv5 is objectness * class score, of the others the class score. Rows below the threshold are
+        left before anything is computed of them. Raises EngineRefused where the scores are no numbers.
+        """
+        if self.kind == "yolov5":
+            return _decode_yolov5(outputs[self.outputs[0]][0], conf_thres)
+        if self.kind == "yolov8":
+            return _decode_yolov8(outputs[self.outputs[0]][0], conf_thres)
+        if self.kind == "yolov8-transposed":
+            return _decode_yolov8(outputs[self.outputs[0]][0].T, conf_thres)
+        if self.kind == "end-to-end":
+            rows = outputs[self.outputs[0]][0]
+            rows = rows[_above(rows[:, 4], conf_thres)]
+            return _candidates(rows[:, :4], rows[:, 4], rows[:, 5])
+        count, boxes, scores, classes = (outputs[index][0] for index in self.outputs)
+        picked = _above(scores[: int(np.ravel(count)[0])], conf_thres)
+        return _candidates(boxes[picked], scores[picked], classes[picked])
+
+
+def recognise(outputs: Sequence[Array], height: int, width: int, classes: int | None) -> Head:
+    """The head that produced these outputs for an input of height x width pixels.
+
+    `classes` is the number of class names known beforehand, None where there are none. Raises HeadError, listing the
+    shapes found and the shapes understood.
+    """
+    shapes = [tuple(int(size) for size in output.shape) for output in outputs]
+    heads = [head for index, shape in enumerate(shapes) for head in _grid_heads(index, shape, height, width)]
+    if classes is not None and len(heads) > 1:
+        heads = [head for head in heads if head.class_count == classes] or heads
+    if len(heads) > 1:
+        fits = "; ".join(head.describe() for head in heads)
+        raise HeadError(f"outputs {shapes} fit more than one head: {fits}. Set detector.labels to tell them apart")
+    if heads:
+        return _checked(heads[0], classes, shapes)
+    four = _four_outputs(outputs)
+    if four is not None:
+        return Head("end-to-end-4", four, None, (), height, width)
+    rows = [index for index, shape in enumerate(shapes) if len(shape) == 3 and shape[2] == 6]
+    if len(rows) == 1:
+        return Head("end-to-end", (rows[0],), None, (), height, width)
+    raise HeadError(_unknown(shapes, height, width))
+
+
+def _grid_heads(index: int, shape: tuple[int, ...], height: int, width: int) -> list[Head]:
+    """Heads with a grid that one output's shape fits; the count of predictions decides."""
+    if len(shape) != 3:
+        return []
+    heads = []
+    _, a, b = shape
+    for strides in _LEVELS:
+        if height % strides[-1] or width % strides[-1]:
+            continue
+        cells = sum((height // stride) * (width // stride) for stride in strides)
+        if a == _ANCHORS * cells and b > 5:
+            heads.append(Head("yolov5", (index,), b - 5, strides, height, width))
+        if b == cells and a > 4:
+            heads.append(Head("yolov8", (index,), a - 4, strides, height, width))
+        if a == cells and b > 4:
+            heads.append(Head("yolov8-transposed", (index,), b - 4, strides, height, width))
+    return heads
+
+
+def _checked(head: Head, classes: int | None, shapes: list[tuple[int, ...]]) -> Head:
+    if head.kind == "yolov8-transposed" and classes is not None and head.class_count == classes + 1:
+        raise HeadError(
+            f"outputs {shapes} have one column more than the {classes} class names need: it looks like a head with "
+            f"objectness and one anchor a cell, which is not understood. Understood: {UNDERSTOOD}"
+        )
+    return head
+
+
+def _four_outputs(outputs: Sequence[Array]) -> tuple[int, int, int, int] | None:
+    """Indices of (count, boxes, scores, classes), found by shape and type; None where these are no such outputs."""
+    if len(outputs) != 4:
+        return None
+    boxes = [index for index, output in enumerate(outputs) if output.ndim == 3 and output.shape[2] == 4]
+    if len(boxes) != 1:
+        return None
+    many = outputs[boxes[0]].shape[1]
+    lists = [index for index, output in enumerate(outputs) if output.ndim == 2 and output.shape[1] == many]
+    taken = (*boxes, *lists[-2:])
+    counts = [i for i, output in enumerate(outputs) if i not in taken and output.size == len(output)]
+    if len(counts) != 1 or len(lists) < 2:
+        return None
+    first, second = lists[-2:]
+    # Class numbers are integers where the exporter keeps types apart; otherwise scores come first (EfficientNMS).
+    if np.issubdtype(outputs[first].dtype, np.integer):
+        first, second = second, first
+    return counts[0], boxes[0], first, second
+
+
+def _unknown(shapes: list[tuple[int, ...]], height: int, width: int) -> str:
+    found = ", ".join(str(list(shape)) for shape in shapes)
+    cells = {
+        strides: sum((height // stride) * (width // stride) for stride in strides)
+        for strides in _LEVELS
+        if not (height % strides[-1] or width % strides[-1])
+    }
+    counts = ", ".join(f"{count} (strides {'/'.join(map(str, strides))})" for strides, count in cells.items())
+    message = f"unknown detection head: outputs {found} for an input of {height}x{width}. Understood: {UNDERSTOOD}"
+    message += f"; cells at {height}x{width}: {counts or 'none, the shape is no multiple of a stride'}"
+    if shapes and all(len(shape) == 5 and shape[1] == _ANCHORS for shape in shapes):
+        message += (
+            ". These are YOLOv5's raw heads without the decoded output; its anchors are not in the file. "
+            "Export again with the detection layer in inference mode"
+        )
+    return message
+
+
+def _above(scores: Array, conf_thres: float) -> NDArray[np.intp]:
+    """Where scores exceed the threshold; raises EngineRefused for scores that are no numbers.
+
+    Those compare as low, and a broken inference would pass for an empty scene.
+    """
+    if scores.size and not np.isfinite(scores.sum()):
+        raise EngineRefused("the engine's scores are not finite numbers for this frame")
+    return np.flatnonzero(scores > conf_thres)
+
+
+def _decode_yolov5(rows: Array, conf_thres: float) -> Candidates:
+    # Objectness bounds the score from above, so this one strided comparison removes nearly all rows.
+    rows = rows[_above(rows[:, 4], conf_thres)]
+    scores = rows[:, 5:] * rows[:, 4:5]
+    return _best_class(rows[:, :4], scores, conf_thres)
+
+
+def _decode_yolov8(columns: Array, conf_thres: float) -> Candidates:
+    scores = columns[4:]
+    picked = _above(scores[0] if len(scores) == 1 else scores.max(axis=0), conf_thres)
+    return _best_class(columns[:4, picked].T, scores[:, picked].T, conf_thres)
+
+
+def _best_class(centred: Array, scores: Array, conf_thres: float) -> Candidates:
+    """One candidate a row: its best class, if that is above the threshold; cx, cy, w, h to corners."""
+    if scores.shape[1] == 1:
+        classes, best = np.zeros(len(scores), dtype=np.int64), scores[:, 0]
+    else:
+        classes = scores.argmax(axis=1)
+        best = scores[np.arange(len(scores)), classes]
+    above = _above(best, conf_thres)
+    centred, best, classes = centred[above], best[above], classes[above]
+    half = centred[:, 2:4] / 2
+    boxes = np.empty((len(centred), 4), dtype=np.float32)
+    boxes[:, :2] = centred[:, :2] - half
+    boxes[:, 2:] = centred[:, :2] + half
+    return _candidates(boxes, best, classes)
+
+
+def _candidates(boxes: Array, scores: Array, classes: Array) -> Candidates:
+    return Candidates(
+        boxes.astype(np.float32, copy=False),
+        scores.astype(np.float32, copy=False),
+        classes.astype(np.int64, copy=False),
+    )
+
+
+def fault(head: Head, outputs: Sequence[Array]) -> str:
+    """What is wrong with a head's numbers on a trial picture; empty when nothing is.
+
+    Not finite, scores that are no probabilities, or boxes that do not lie where their cells are: an exporter can freeze
+    the grid of the exported shape into the graph, and such a graph may run at another shape and misplace every box.
+    """
+    arrays = [outputs[index] for index in head.outputs]
+    if not all(np.isfinite(array).all() for array in arrays):
+        return "its outputs are not finite numbers"
+    if head.kind == "end-to-end-4":
+        scores: Array = arrays[2]
+    elif head.kind == "end-to-end":
+        scores = arrays[0][..., 4]
+    else:
+        rows = arrays[0][0].T if head.kind == "yolov8" else arrays[0][0]
+        scores = rows[:, 4:]
+        misplaced = _misplaced(head, rows[:, :2])
+        if misplaced:
+            return misplaced
+    if scores.size and (scores.min() < -_EDGE or scores.max() > 1 + _EDGE):
+        return f"its scores run from {scores.min():.3g} to {scores.max():.3g}, expected 0 to 1 (a sigmoid is missing)"
+    return ""
+
+
+def _misplaced(head: Head, centres: Array) -> str:
+    """Whether centres stray from their cells further than the head's formula can move them.
+
+    YOLOv5: centre = (cell + 2 * sigmoid - 0.5) * stride, within one stride of the cell's middle. YOLOv8: middle of two
+    distances of 0 to 15 strides, within 7.5 strides. Half a stride is left for INT8 rounding.
+    """
+    grids = []
+    for stride in head.strides:
+        y, x = np.mgrid[0 : head.height // stride, 0 : head.width // stride]
+        grid = np.stack([(x + 0.5) * stride, (y + 0.5) * stride, np.full(x.shape, stride)], axis=-1).reshape(-1, 3)
+        # YOLOv5's rows run anchor by anchor inside a level.
+        grids.append(np.tile(grid, (_ANCHORS, 1)) if head.kind == "yolov5" else grid)
+    cells = np.concatenate(grids)
+    reach = 1.5 if head.kind == "yolov5" else 8.0
+    strays = np.abs(centres - cells[:, :2]).max(axis=1) > reach * cells[:, 2]
+    if not strays.any():
+        return ""
+    return (
+        f"{int(strays.sum())} of {len(strays)} boxes lie outside their grid cells: the graph has the grid of another "
+        "input shape frozen in, or another order of predictions"
+    )

@@ -1,0 +1,90 @@
+"""Settings of the detector workers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+EngineChoice = Literal["auto", "deepsparse", "openvino", "onnxruntime"]
+
+
+class DetectorSettings(BaseModel):
+    """Which model detects, on which engine and cores, and what counts as a detection."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+    model: str = Field(default="", description="Path of the ONNX model; empty: no detection until one is given.")
+    engine: EngineChoice = Field(
+        default="auto", description="Inference engine; `auto`: deepsparse where it takes the model, else onnxruntime."
+    )
+    workers: int | Literal["auto"] = Field(
+        default="auto", description="Worker processes; `auto`: as many as the usable cores hold (processes)."
+    )
+    cores_per_worker: int = Field(
+        default=1, ge=1, le=256, description="Physical cores each worker claims and pins (cores)."
+    )
+    conf_thres: float = Field(default=0.25, ge=0, lt=1, description="Candidates must score above this (0..1).")
+    iou_thres: float = Field(
+        default=0.45,
+        ge=0,
+        le=1,
+        description="A box that overlaps a better one of its class by more is dropped (IoU, 0..1).",
+    )
+    max_detections: int = Field(
+        default=300, ge=1, le=10_000, description="Detections kept per frame, best first (boxes)."
+    )
+    labels: list[str] | dict[int, str] | None = Field(
+        default=None, description="Class names, in class order or by class number; empty: the model's own metadata."
+    )
+    image_shape: tuple[int, int] | None = Field(
+        default=None, description="Largest input picture [height, width]; empty: the model's own (pixels)."
+    )
+    rectangular: bool = Field(
+        default=True,
+        description="Let cameras send less than the full shape, padded to the stride, where the model bears it.",
+    )
+    warm_shapes: list[tuple[int, int]] = Field(
+        default=[],
+        max_length=16,
+        description="Shapes [height, width] to compile at start; empty: the full one (pixels).",
+    )
+    shapes_cached: int = Field(
+        default=4,
+        ge=1,
+        le=32,
+        description="Compiled shapes kept in memory; the least recently used goes first (shapes).",
+    )
+    trial_timeout_s: float = Field(
+        default=120, gt=0, le=3600, description="Time limit of the child process that tries the model first (seconds)."
+    )
+    inference_timeout_s: float = Field(
+        default=10,
+        gt=0,
+        le=600,
+        description="A worker whose inference takes longer is held to hang and is replaced (seconds).",
+    )
+    cache_dir: Path | None = Field(
+        default=None,
+        description="Folder for verdicts of trials; empty: $XDG_CACHE_HOME/sparsecam or ~/.cache/sparsecam.",
+    )
+
+    @field_validator("workers")
+    @classmethod
+    def _some_workers(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and not 1 <= value <= 1024:
+            raise ValueError("expected `auto` or 1 to 1024 workers")
+        return value
+
+    @field_validator("image_shape", "warm_shapes")
+    @classmethod
+    def _sane_shapes(
+        cls, value: tuple[int, int] | list[tuple[int, int]] | None
+    ) -> tuple[int, int] | list[tuple[int, int]] | None:
+        shapes = [] if value is None else [value] if isinstance(value, tuple) else value
+        for height, width in shapes:
+            # 32 is the smallest stride of any head; 8192 keeps one float32 tensor under 1 GB.
+            if not (32 <= height <= 8192 and 32 <= width <= 8192):
+                raise ValueError(f"expected [height, width] of 32 to 8192 pixels, found [{height}, {width}]")
+        return value

@@ -1,0 +1,202 @@
+"""Try a model on an engine in a child process, where an engine that ends its process harms nobody.
+
+The child compiles the model, runs one grey picture through it and writes a verdict. A child that writes none has died
+or hung; what it last said on standard error is the reason. Verdicts are kept on disk, so a restart is quick.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import msgspec
+import structlog
+from msgspec import Struct
+
+from detector import heads, verdicts
+from detector.engines import Array, engine_class, installed
+from detector.errors import DetectorError, HeadError
+from detector.model import Model, parse_model
+from detector.preprocess import GREY
+
+log = structlog.get_logger()
+
+_PR_SET_PDEATHSIG = 1  # from linux/prctl.h
+_TIMED_RUNS = 5  # enough for a median that one interruption does not move
+_TAIL_BYTES = 16_384  # of standard error: holds DeepSparse's longest report of an assertion
+
+
+class TrialRequest(Struct, frozen=True):
+    """What a child process is to try."""
+
+    engine: str
+    num_cores: int
+    batch: int
+    height: int
+    width: int
+    classes: int | None  # class names known beforehand
+    parent: int  # process id
+
+
+class Verdict(Struct, frozen=True):
+    """What became of one trial."""
+
+    accepted: bool
+    engine: str
+    batch: int
+    height: int
+    width: int
+    reason: str = ""  # why it was refused
+    unknown_head: bool = False  # it ran, but no head was recognised: no other engine would change that
+    head: str = ""
+    class_count: int | None = None
+    outputs: list[list[int]] = []
+    ms: float = 0.0  # median of a few inferences in the child, on `num_cores` cores
+    lasting: bool = True  # whether the same trial would end the same way; a time-out or a kill might not
+
+
+def try_model(
+    model: Model,
+    engine: str,
+    *,
+    num_cores: int,
+    batch: int,
+    height: int,
+    width: int,
+    classes: int | None,
+    timeout_s: float,
+    cache_dir: Path | None,
+) -> Verdict:
+    """Whether `engine` runs `model` at this input shape (pixels), from the cache or from a child process."""
+    request = TrialRequest(engine, num_cores, batch, height, width, classes, os.getpid())
+    key = verdicts.key(model.sha256, engine, installed().get(engine, ""), num_cores, batch, height, width, classes)
+    known = verdicts.read(cache_dir, key, Verdict)
+    if known is not None:
+        return known
+    log.info("trying the model in a child process", model=model.name, engine=engine, height=height, width=width)
+    verdict = _run_child(model, request, timeout_s)
+    if verdict.lasting:
+        verdicts.write(cache_dir, key, verdict)
+    return verdict
+
+
+def _run_child(model: Model, request: TrialRequest, timeout_s: float) -> Verdict:
+    with tempfile.TemporaryDirectory(prefix="sparsecam-trial-") as name:
+        folder = Path(name)
+        (folder / "model.onnx").write_bytes(model.with_shape(request.batch, request.height, request.width))
+        (folder / "request.json").write_bytes(msgspec.json.encode(request))
+        # The child's working folder is its own, so nothing that lies in ours can pass for one of our modules.
+        house = str(Path(__file__).resolve().parents[1])
+        path = os.pathsep.join(part for part in (house, os.environ.get("PYTHONPATH", "")) if part)
+        with (folder / "stderr").open("wb") as errors:
+            child = subprocess.Popen(
+                [sys.executable, "-m", "detector.trial", name],
+                cwd=folder,
+                env={**os.environ, "PYTHONPATH": path},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+            )
+        try:
+            code = child.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return _refused(request, f"not ready after {timeout_s:g} s (detector.trial_timeout_s)", lasting=False)
+        finally:
+            if child.poll() is None:
+                child.kill()
+                child.wait()
+        try:
+            return msgspec.json.decode((folder / "verdict.json").read_bytes(), type=Verdict)
+        except (OSError, msgspec.DecodeError):
+            # SIGKILL comes from outside, most often for want of memory; the next time may go well.
+            return _refused(
+                request, f"the engine {_ending(code)}{_last_words(folder / 'stderr')}", lasting=code != -signal.SIGKILL
+            )
+
+
+def _ending(code: int) -> str:
+    if code >= 0:
+        return f"ended its process with status {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = str(-code)
+    return f"died of {name}" + (" (out of memory?)" if code == -signal.SIGKILL else "")
+
+
+def _last_words(path: Path) -> str:
+    """The line of a child's standard error that says most about its end."""
+    with path.open("rb") as file:
+        file.seek(max(path.stat().st_size - _TAIL_BYTES, 0))
+        lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
+    telling = [line for line in lines if "Assertion" in line or "rror:" in line]
+    return f": {(telling or lines)[-1][:300]}" if lines else ""
+
+
+def _refused(request: TrialRequest, reason: str, *, lasting: bool = True) -> Verdict:
+    return Verdict(False, request.engine, request.batch, request.height, request.width, reason, lasting=lasting)
+
+
+def judge(model: Model, onnx: bytes, request: TrialRequest) -> Verdict:
+    """Compile and run in this very process; refusals that come as errors become verdicts."""
+    try:
+        engine = engine_class(request.engine).load(onnx, request.num_cores)
+        tensor = model.tensor(request.batch, request.height, request.width, GREY)
+        outputs: list[Array] = list(engine.infer(tensor))
+        head = heads.recognise(outputs, request.height, request.width, request.classes)
+        wrong = heads.fault(head, outputs)
+        times_ms = []
+        for _ in range(_TIMED_RUNS):
+            start = time.perf_counter()
+            engine.infer(tensor)
+            times_ms.append((time.perf_counter() - start) * 1e3)
+    except HeadError as error:
+        return msgspec.structs.replace(_refused(request, str(error)), unknown_head=True)
+    except DetectorError as error:
+        return _refused(request, str(error))
+    return Verdict(
+        accepted=not wrong,
+        engine=request.engine,
+        batch=request.batch,
+        height=request.height,
+        width=request.width,
+        reason=wrong,
+        head=head.describe(),
+        class_count=head.class_count,
+        outputs=[list(output.shape) for output in outputs],
+        ms=round(sorted(times_ms)[_TIMED_RUNS // 2], 3),
+    )
+
+
+def main(folder: Path) -> None:
+    """The child: reads the request from its folder and leaves the verdict there."""
+    request = msgspec.json.decode((folder / "request.json").read_bytes(), type=TrialRequest)
+    _die_with(request.parent)
+    # An abort here is an answer, not an accident to keep a core file of.
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    onnx = (folder / "model.onnx").read_bytes()
+    verdict = judge(parse_model(onnx, "the model"), onnx, request)
+    partial = folder / "verdict.part"
+    partial.write_bytes(msgspec.json.encode(verdict))
+    partial.rename(folder / "verdict.json")
+
+
+def _die_with(parent: int) -> None:
+    """Ask the kernel to end this process when the one that started it ends."""
+    with contextlib.suppress(OSError, AttributeError):  # not Linux
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before we asked
+        os._exit(1)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

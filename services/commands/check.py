@@ -1,0 +1,162 @@
+"""`sparsecam check FILE`: every problem of a config; with --probe also of its cameras and its model."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+from rich.table import Table
+
+from services.config import Config, load
+from services.config_errors import ConfigError
+from services.process import stdout_to_stderr
+from wire.logs import redact, redact_value
+
+# Cameras opened at once: opening mostly waits for the network, decoding one picture takes milliseconds.
+PROBES_AT_ONCE = 8
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What became of opening one camera or loading the model."""
+
+    name: str
+    works: bool
+    found: str
+
+
+def check(file: Path, *, probe: bool, as_json: bool) -> int:
+    """0 when the config can be used (and, with `probe`, every camera and the model work), else 1."""
+    try:
+        config = load(file)
+    except ConfigError as error:
+        _print_problems(error, as_json)
+        return 1
+    probes = list(_probes(config)) if probe else []
+    works = all(one.works for one in probes)
+    if as_json:
+        report = {
+            "valid": True,
+            "problems": [],
+            "probes": [asdict(one) for one in probes],
+            "config": redact_value(config.model_dump(mode="json")),
+        }
+        typer.echo(json.dumps(report, indent=2))
+        return 0 if works else 1
+    _print_config(config, file)
+    if probe:
+        _print_probes(probes)
+    return 0 if works else 1
+
+
+def _print_problems(error: ConfigError, as_json: bool) -> None:
+    if not as_json:
+        typer.echo(str(error), err=True)
+        count = len(error.problems)
+        typer.echo(f"\n{count} problem{'s' if count > 1 else ''}", err=True)
+        return
+    problems = [
+        {
+            "source": one.place.source,
+            "line": one.place.line or None,
+            "column": one.place.column or None,
+            "text": one.text,
+        }
+        for one in error.problems
+    ]
+    typer.echo(json.dumps({"valid": False, "problems": problems, "probes": []}, indent=2))
+
+
+def _print_config(config: Config, file: Path) -> None:
+    console = Console()
+    cameras = Table("camera", "source", "detected", "gate", title_justify="left")
+    for name, camera in config.cameras.items():
+        rate = f"at most {camera.fps:g} fps" if camera.fps else "every frame"
+        rate = "keyframes" if camera.profile == "keyframes" else rate
+        gate = "motion" if camera.motion.enabled else "none"
+        cameras.add_row(name, redact(camera.source) if camera.enabled else "(off)", rate, gate)
+    rules = Table("rule", "cameras", "labels", "from score", "confirmed by", "cooldown")
+    for name, rule in config.rules.items():
+        watched = "all" if rule.cameras == "*" else ", ".join(rule.cameras)
+        labels = ", ".join(rule.labels) or "all"
+        confirmed = f"{rule.confirm_frames} of {rule.window_frames} frames"
+        rules.add_row(name, watched, labels, f"{rule.min_score:g}", confirmed, f"{rule.cooldown_s:g} s")
+    console.print(f"{file} is valid.", highlight=False)
+    console.print(cameras if config.cameras else "No cameras.", rules if config.rules else "No rules: no alerts.")
+    console.print(f"model  {config.detector.model or 'none: nothing is detected'}", highlight=False)
+    redis = "embedded Valkey" if config.embeds_valkey else redact(config.redis_url)
+    console.print(f"redis  {redis}", highlight=False)
+
+
+def _print_probes(probes: list[Probe]) -> None:
+    table = Table("probe", "works", "found")
+    for one in probes:
+        table.add_row(one.name, "yes" if one.works else "NO", one.found)
+    Console().print(table)
+
+
+def _probes(config: Config) -> Iterator[Probe]:
+    """Try each camera (several at once) and the model."""
+    wanted = [name for name, camera in config.cameras.items() if camera.enabled]
+    bar = Progress(
+        SpinnerColumn(),
+        TextColumn("probing"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    with bar, ThreadPoolExecutor(PROBES_AT_ONCE) as pool:
+        task = bar.add_task("", total=len(wanted) + 1)
+        for done in pool.map(lambda name: _probe_camera(name, config), wanted):
+            bar.advance(task)
+            yield done
+        yield _probe_model(config)
+        bar.advance(task)
+
+
+def _probe_camera(name: str, config: Config) -> Probe:
+    from ingest.errors import SourceError
+    from ingest.frames import Picture
+    from ingest.reader import open_reader
+
+    settings = config.cameras[name]
+    begun_s = time.monotonic()
+    try:
+        _, reader = open_reader(settings, config.ingest.max_pixels)
+        try:
+            picture = next((one for one in reader.deliveries() if isinstance(one, Picture)), None)
+        finally:
+            reader.close()
+    except SourceError as error:
+        return Probe(f"camera {name}", False, str(error))
+    if picture is None:
+        return Probe(f"camera {name}", False, "opened, but no picture could be decoded")
+    image = picture.image
+    height, width = image.shape[:2] if isinstance(image, np.ndarray) else (image.height, image.width)
+    return Probe(f"camera {name}", True, f"{width}x{height}, first picture after {time.monotonic() - begun_s:.1f} s")
+
+
+def _probe_model(config: Config) -> Probe:
+    if not config.detector.model:
+        return Probe("model", False, "none: set detector.model to an ONNX file")
+    from detector.detector import Detector
+    from detector.errors import DetectorError
+
+    try:
+        with stdout_to_stderr():
+            facts = Detector.load(config.detector).describe()
+    except DetectorError as error:
+        return Probe("model", False, str(error))
+    classes = facts["classes"]
+    shown = ", ".join(classes[:8]) + (f" and {len(classes) - 8} more" if len(classes) > 8 else "")
+    found = f"{facts['model']} on {facts['engine']}, input {facts['input']}, {facts['head']}; classes: {shown}"
+    return Probe("model", True, found)

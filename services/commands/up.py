@@ -1,0 +1,50 @@
+"""`sparsecam up`: all processes of one host."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import structlog
+
+from services.config import Config
+from services.process import LogOptions, catch_signals, die_with_parent
+from services.supervisor import ROLES, Supervisor
+from services.workers import worker_count
+from wire.logs import setup_logs
+
+log = structlog.get_logger()
+
+
+def up(config: Config, path: Path | None, logs: LogOptions) -> int:
+    """Run until SIGTERM or Ctrl-C, or until a process cannot run as configured; returns the exit code."""
+    stop = threading.Event()
+    die_with_parent()
+    catch_signals(stop)
+    setup_logs(logs.level, logs.format, process="up" if logs.format == "json" else "")
+    workers = worker_count(config)
+    log.info(
+        "starting",
+        config=str(path) if path else "defaults",
+        cameras=len(config.cameras),
+        rules=len(config.rules),
+        workers=workers,
+        redis="embedded" if config.embeds_valkey else config.redis_url,
+    )
+    _warn_of_gaps(config)
+    roles = ROLES if workers else tuple(role for role in ROLES if role != "detector")
+    with Supervisor(config, path, workers=workers, roles=roles, logs=logs) as supervisor:
+        code = supervisor.run(stop)
+        log.info("stopping")
+    log.info("stopped")
+    return code
+
+
+def _warn_of_gaps(config: Config) -> None:
+    """A config may lack what makes alerts; that is allowed, but hardly meant."""
+    if not config.cameras:
+        log.warning("no cameras: write one under `cameras` in the config")
+    if not config.detector.model:
+        log.warning("no model: frames are dropped as no_model until detector.model names an ONNX file")
+    if not config.rules:
+        log.warning("no rules: detections go to Redis, but nothing makes alerts of them; write one under `rules`")

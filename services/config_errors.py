@@ -1,0 +1,251 @@
+"""Say what is wrong with a config value in the words of its setting: found, expected, nearest valid name."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import types
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel, SecretBytes, SecretStr
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from services.yaml_source import KeyPath, Problem, Source, dotted
+from wire.logs import HIDDEN, redact, redact_value
+
+# What services.config.Name admits.
+NAME_RULE = "1 to 64 letters, digits, dashes, underscores and dots, a letter or digit first"
+# How many valid names to list when none is near: a screen line, not a page.
+LISTED_NAMES = 12
+
+_WORDS: dict[Any, str] = {
+    str: "text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    Path: "a path",
+    type(None): "null",
+    SecretStr: "text",
+    SecretBytes: "text",
+}
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used. `problems` has every one found, each with its place."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = sorted(problems, key=lambda one: (one.place.source, one.place.line, one.place.column))
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+@dataclass(frozen=True)
+class Spot:
+    """A setting reached by walking the models: its type and the bounds written beside it."""
+
+    annotation: Any
+    metadata: tuple[Any, ...] = ()
+    description: str = ""
+
+
+def problem_of(error: ErrorDetails, model: type[BaseModel], source: Source) -> Problem:
+    """One pydantic complaint as a Problem at its place in the file."""
+    kind, found = error["type"], error["input"]
+    if error["loc"][-1:] == ("[key]",):
+        path = tuple(error["loc"][:-1])
+        text = f"{dotted(path[:-1])}: the name {found!r} cannot be used; expected {NAME_RULE}"
+        return Problem(source.place(path, key=True), text)
+    path = real_path(error["loc"], source.data)
+    if kind == "extra_forbidden":
+        return Problem(source.place(path, key=True), unknown_key(path, model))
+    if kind == "missing":
+        spot = spot_at(model, path)
+        text = f"{dotted(path)}: missing; expected {expected(spot)}{_why(spot)}"
+        return Problem(source.place(path[:-1], key=True), text)
+    spot = spot_at(model, path)
+    name = dotted(path) or "the config"
+    if kind in ("value_error", "assertion_error"):
+        reason = error["msg"].partition(", ")[2] or error["msg"]
+        return Problem(source.place(path), f"{name}: {redact(reason)}")
+    text = f"{name}: found {shown(found, path)}; expected {expected(spot)}{_why(spot)}"
+    if isinstance(found, str) and (near := nearest(found, choices(spot.annotation))):
+        text += f"; did you mean {near!r}?"
+    return Problem(source.place(path), text)
+
+
+def unknown_key(path: KeyPath, model: type[BaseModel]) -> str:
+    """Message for a key that no setting has."""
+    names = sorted(keys_at(model, path[:-1]))
+    text = f"{dotted(path)}: unknown key {path[-1]!r}"
+    if near := nearest(str(path[-1]), names):
+        return f"{text}; did you mean {near!r}?"
+    if not names:
+        return f"{text}; expected none here"
+    listed = ", ".join(names[:LISTED_NAMES]) + (", ..." if len(names) > LISTED_NAMES else "")
+    return f"{text}; expected one of: {listed}"
+
+
+def nearest(word: str, names: Iterable[str]) -> str | None:
+    """The valid name that `word` was likely meant to be."""
+    by_lower = {re.sub(r"[-_ ]", "", name.lower()): name for name in names}
+    # 0.6 lets one or two slips of a short word through and keeps unrelated words out.
+    found = difflib.get_close_matches(re.sub(r"[-_ ]", "", word.lower()), by_lower, n=1, cutoff=0.6)
+    return by_lower[found[0]] if found else None
+
+
+def real_path(loc: tuple[int | str, ...], data: Any) -> KeyPath:
+    """pydantic's location without the names of union members that it puts in between."""
+    path: list[int | str] = []
+    here = data
+    for position, part in enumerate(loc):
+        last = position == len(loc) - 1
+        by_name = isinstance(here, Mapping) and isinstance(part, str)
+        by_index = isinstance(here, list) and isinstance(part, int) and part < len(here)
+        if by_index or (by_name and part in here):
+            here = here[part]
+        elif not (last and by_name):
+            continue  # a union's tag, or "[key]"
+        path.append(part)
+    return tuple(path)
+
+
+def spot_at(model: type[BaseModel], path: KeyPath) -> Spot:
+    """The setting at `path`."""
+    spot = Spot(model)
+    for part in path:
+        spot = _step(spot, part)
+    return spot
+
+
+def keys_at(model: type[BaseModel], path: KeyPath) -> set[str]:
+    """Names that the mapping at `path` may hold; empty when it takes any (camera names)."""
+    names: set[str] = set()
+    for kind in _alternatives(spot_at(model, path).annotation):
+        if _is_model(kind):
+            names |= set(kind.model_fields)
+    return names
+
+
+def _step(spot: Spot, part: int | str) -> Spot:
+    for kind in _alternatives(spot.annotation):
+        if _is_model(kind) and part in kind.model_fields:
+            return _spot(kind.model_fields[str(part)])
+        arguments = get_args(kind)
+        if get_origin(kind) is dict and isinstance(part, str):
+            return _unwrap(arguments[1])
+        if get_origin(kind) in (list, set, frozenset, tuple) and isinstance(part, int) and arguments:
+            inner = [each for each in arguments if each is not Ellipsis]
+            return _unwrap(inner[min(part, len(inner) - 1)])
+    return Spot(Any)
+
+
+def _spot(info: FieldInfo) -> Spot:
+    spot = _unwrap(info.annotation)
+    return Spot(spot.annotation, (*info.metadata, *spot.metadata), info.description or "")
+
+
+def _unwrap(annotation: Any) -> Spot:
+    if get_origin(annotation) is Annotated:
+        kind, *extras = get_args(annotation)
+        metadata: list[Any] = []
+        for extra in extras:
+            metadata.extend(extra.metadata if isinstance(extra, FieldInfo) else [extra])
+        return Spot(kind, tuple(metadata))
+    return Spot(annotation)
+
+
+def _alternatives(annotation: Any) -> list[Any]:
+    annotation = _unwrap(annotation).annotation
+    if get_origin(annotation) in (Union, types.UnionType):
+        return [inner for each in get_args(annotation) for inner in _alternatives(each)]
+    return [annotation]
+
+
+def _is_model(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
+def choices(annotation: Any) -> list[str]:
+    """The words that a setting admits, when it admits only some."""
+    words: list[str] = []
+    for kind in _alternatives(annotation):
+        if get_origin(kind) is Literal:
+            words += [str(word) for word in get_args(kind)]
+        elif isinstance(kind, type) and issubclass(kind, Enum):
+            words += [str(member.value) for member in kind]
+    return words
+
+
+def expected(spot: Spot) -> str:
+    """`a number, 0 to 240`."""
+    kinds = [_kind(kind) for kind in _alternatives(spot.annotation)]
+    text = " or ".join(dict.fromkeys(kinds))
+    patterns = [f"matching {bound.pattern}" for bound in spot.metadata if getattr(bound, "pattern", None)]
+    return ", ".join([text, *_bounds(spot.metadata), *patterns])
+
+
+def _kind(kind: Any) -> str:
+    if kind in _WORDS:
+        return _WORDS[kind]
+    if get_origin(kind) is Literal or (isinstance(kind, type) and issubclass(kind, Enum)):
+        return "one of: " + ", ".join(choices(kind))
+    if get_origin(kind) in (list, set, frozenset, tuple):
+        inner = [each for each in get_args(kind) if each is not Ellipsis]
+        if get_origin(kind) is tuple and Ellipsis not in get_args(kind):
+            return f"a list of {len(inner)}: " + ", ".join(_kind(each) for each in inner)
+        return "a list of " + (expected(_unwrap(inner[0])) if inner else "values")
+    if get_origin(kind) is dict or kind is dict or _is_model(kind):
+        return "`key: value` lines"
+    return "another value"
+
+
+def _bounds(metadata: Iterable[Any]) -> list[str]:
+    found = {
+        name: getattr(bound, name)
+        for bound in metadata
+        for name in ("ge", "gt", "le", "lt", "min_length", "max_length")
+        if getattr(bound, name, None) is not None
+    }
+    words = []
+    if "ge" in found and "le" in found:
+        words.append(f"{found.pop('ge')} to {found.pop('le')}")
+    for name, phrase in (("ge", "at least"), ("gt", "above"), ("lt", "below"), ("le", "at most")):
+        if name in found:
+            words.append(f"{phrase} {found[name]}")
+    if found.get("min_length") == 1:
+        words.append("not empty")
+    elif "min_length" in found:
+        words.append(f"at least {found['min_length']} long")
+    if "max_length" in found:
+        words.append(f"at most {found['max_length']} long")
+    return words
+
+
+def _why(spot: Spot) -> str:
+    """The setting's own description: what the value is for."""
+    if choices(spot.annotation):
+        return ""  # the choices say it
+    first = re.split(r"(?<=[.;])\s", spot.description, maxsplit=1)[0].rstrip(".;")
+    return f" ({first})" if first else ""
+
+
+def shown(value: Any, path: KeyPath) -> str:
+    """A value fit for a message: short, and without secrets."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, Mapping):
+        return "a mapping"
+    if isinstance(value, list | tuple):
+        return "a list"
+    name = next((part for part in reversed(path) if isinstance(part, str)), "")
+    text = str(redact_value(str(value), name))
+    if text == HIDDEN:
+        return "a value (not shown)"
+    text = text if len(text) <= 60 else text[:57] + "..."
+    return repr(text) if isinstance(value, str) else text

@@ -1,0 +1,143 @@
+"""A detector worker's process: its cores, its model, its place at the broker, its outbox."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable
+from functools import partial
+
+import structlog
+
+from detector.claims import claim_cores
+from detector.detector import Detector
+from detector.worker import Worker
+from services.config import Config
+from services.link import link_keys
+from services.process import EXIT_BUG, EXIT_OK
+from wire import metrics
+from wire.consumer import WorkSource
+from wire.health import Health
+from wire.outbox import Outbox, OutboxStats
+from wire.streams import connect
+
+log = structlog.get_logger()
+
+LOOK_UP_S = 0.2
+REPORT_S = 0.5  # well within the age at which a health report counts as stale
+# A worker that replaces a dead one may start while the kernel still holds the dead one's claim.
+CLAIM_WAIT_S = 0.5
+FLUSH_S = 2.0  # of the five seconds in which a process has to stop
+COMPILE_ALLOWANCE_S = 60.0  # on top of the trial's own limit
+
+
+def run(config: Config, stop: threading.Event, health: Health) -> None:
+    """Claim cores, load the model, work until `stop`."""
+    settings = config.detector
+    link_keys(config, "client")  # refuses an impossible link now, and not after the model was loaded
+    with claim_cores(config.runtime_dir / "cores", settings.cores_per_worker, wait_s=CLAIM_WAIT_S) as claim:
+        claim.pin()
+        detector = _load_model(config, stop, health)
+        _work(config, detector, ",".join(str(core.number) for core in claim.cores), stop, health)
+
+
+def _load_model(config: Config, stop: threading.Event, health: Health) -> Detector:
+    health.set("starting", doing="loading the model")
+    loaded = threading.Event()
+    keep_alive = threading.Thread(target=_beat, args=(loaded, stop, health), daemon=True)
+    keep_alive.start()
+    try:
+        detector = Detector.load(config.detector, config.detector.cores_per_worker)
+    finally:
+        loaded.set()
+        keep_alive.join()
+    facts = detector.describe()
+    log.info("worker ready", **{key: facts[key] for key in ("model", "engine", "head", "input", "rectangular")})
+    return detector
+
+
+def _work(config: Config, detector: Detector, cores: str, stop: threading.Event, health: Health) -> None:
+    source = WorkSource(
+        config.workers_endpoint,
+        detector.spec,
+        capacity=config.link.worker_credit,
+        stuck_s=config.detector.inference_timeout_s,
+        on_stuck=_end_hung_process,
+        curve=link_keys(config, "client"),
+    )
+    worker = Worker(
+        detector,
+        source,
+        max_age_ms=config.link.max_age_ms if config.workers_endpoint.startswith("ipc://") else None,
+        compile_s=config.detector.trial_timeout_s + COMPILE_ALLOWANCE_S,
+        observe=metrics.observe,
+    )
+    outbox = Outbox(
+        lambda: connect(config.redis, config.redis_url),
+        config.redis.outbox,
+        maxlen=config.redis.detections_maxlen,
+        on_published=worker.published,
+        on_shed=worker.shed,
+    )
+    tell = partial(_set_health, health, worker, detector.describe(), cores)
+    unexport = metrics.export_counts(lambda: _counts(worker, source, outbox.stats()))
+    reporter = threading.Thread(target=_report, args=(stop, lambda: tell(outbox.stats())), name="health", daemon=True)
+    reporter.start()
+    try:
+        worker.run(outbox, stop)
+    finally:
+        stop.set()
+        stats = outbox.close(FLUSH_S)
+        source.close()
+        reporter.join()
+        unexport()
+        tell(stats)
+
+
+def _end_hung_process(busy_s: float) -> None:
+    # The engine's thread cannot be stopped from here; the supervisor starts a new process, the broker has the frame.
+    log.error("inference hangs: ending this worker", busy_s=round(busy_s, 1))
+    os._exit(EXIT_BUG)
+
+
+def _beat(done: threading.Event, stop: threading.Event, health: Health) -> None:
+    """Keep the report fresh while the main thread is busy with the model, and end the process if it is to stop."""
+    while not done.wait(LOOK_UP_S):
+        health.beat()
+        if stop.is_set():  # an engine cannot be interrupted, and a worker without a model has promised nothing yet
+            health.close()
+            os._exit(EXIT_OK)
+
+
+def _report(stop: threading.Event, tell: Callable[[], None]) -> None:
+    while not stop.wait(REPORT_S):
+        tell()
+
+
+def _set_health(health: Health, worker: Worker, facts: dict[str, object], cores: str, outbox: OutboxStats) -> None:
+    health.set(
+        "ok",
+        cores=cores,
+        model=str(facts["model"]),
+        engine=str(facts["engine"]),
+        detected=worker.stats.detected,
+        failed=worker.stats.failed,
+        stale=worker.stats.stale,
+        inference_ms=round(worker.stats.last_inference_ms, 2),
+        published=outbox.published,
+        unpublished=outbox.held,
+        shed=outbox.shed,
+    )
+
+
+def _counts(worker: Worker, source: WorkSource, outbox: OutboxStats) -> Iterable[metrics.Count]:
+    yield metrics.Count("sparsecam_worker_detected", "Frames inferred.", worker.stats.detected)
+    yield metrics.Count("sparsecam_worker_failed", "Frames that the engine refused.", worker.stats.failed)
+    yield metrics.Count("sparsecam_worker_stale", "Frames too old when their turn came.", worker.stats.stale)
+    yield metrics.Count("sparsecam_worker_malformed", "Messages that made no sense.", source.malformed)
+    yield metrics.Count("sparsecam_outbox_published", "Records in Redis.", outbox.published)
+    yield metrics.Count("sparsecam_outbox_repeated", "Records that Redis had already.", outbox.repeated)
+    yield metrics.Count("sparsecam_outbox_shed", "Records given up from a full outbox.", outbox.shed)
+    yield metrics.Count("sparsecam_outbox_refused", "Records that Redis will never take.", outbox.refused)
+    yield metrics.Count("sparsecam_outbox_held", "Records waiting for Redis.", outbox.held, gauge=True)
+    yield metrics.Count("sparsecam_outbox_reconnects", "Connections made anew.", outbox.reconnects)

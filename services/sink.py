@@ -1,0 +1,48 @@
+"""The sink process: detections in, alerts out."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+
+from services.config import Config
+from sink.sink import Sink, SinkSnapshot
+from wire import metrics
+from wire.health import Health
+
+
+def run(config: Config, stop: threading.Event, health: Health) -> None:
+    """Follow the detections of all cameras until `stop`."""
+    sink = Sink(config.sink, config.rules, config.cameras, config.redis, config.redis_url)
+    unexport = metrics.export_counts(lambda: _counts(sink.snapshot()))
+    try:
+        sink.run(stop, lambda: _report(sink.snapshot(), health))
+    finally:
+        unexport()
+        _report(sink.snapshot(), health)
+
+
+def _report(now: SinkSnapshot, health: Health) -> None:
+    health.set(
+        "ok" if now.connected else "degraded",
+        redis="connected" if now.connected else "away",
+        read=now.read,
+        malformed=now.malformed,
+        duplicates=now.duplicates,
+        gaps=now.gaps,
+        alerts=sum(now.alerts.values()),
+        alerts_waiting=now.alerts_waiting,
+    )
+
+
+def _counts(now: SinkSnapshot) -> Iterable[metrics.Count]:
+    yield metrics.Count("sparsecam_sink_read", "Entries read.", now.read)
+    yield metrics.Count("sparsecam_sink_malformed", "Entries unreadable or of another version.", now.malformed)
+    yield metrics.Count("sparsecam_sink_trimmed", "Entries cut off before they were read.", now.trimmed)
+    yield metrics.Count("sparsecam_sink_duplicates", "Frames that came twice and were used once.", now.duplicates)
+    yield metrics.Count("sparsecam_sink_gaps", "Frames that did not come in time.", now.gaps)
+    yield metrics.Count("sparsecam_sink_alerts_repeated", "Alerts found again after a restart.", now.alerts_repeated)
+    yield metrics.Count("sparsecam_sink_alerts_waiting", "Alerts waiting for Redis.", now.alerts_waiting, gauge=True)
+    yield metrics.Count("sparsecam_sink_reconnects", "Connections to Redis made anew.", now.reconnects)
+    for rule, count in now.alerts.items():
+        yield metrics.Count("sparsecam_alerts", "Alerts delivered.", count, {"rule": rule})

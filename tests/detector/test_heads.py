@@ -1,0 +1,174 @@
+"""Heads: real graphs run by a real engine give the boxes that were painted; what is no head is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from detector import heads
+from detector.engines.onnxruntime import OnnxRuntimeEngine
+from detector.errors import EngineRefused, HeadError
+from detector.heads import Candidates, Head
+from detector.model import read_model
+
+Array = np.ndarray[Any, Any]
+
+
+def run(path: Path, rgb: Array) -> list[Array]:
+    model = read_model(path)
+    height, width = rgb.shape[:2]
+    tensor = model.tensor(1, height, width, 0)
+    picture = rgb.transpose(2, 0, 1) if model.layout == "nchw" else rgb
+    tensor[0] = picture if model.dtype == "uint8" else picture / 255
+    return list(OnnxRuntimeEngine.load(model.with_shape(1, height, width), 1).infer(tensor))
+
+
+def plain(found: Candidates) -> list[tuple[int, float, list[float]]]:
+    order = np.argsort(found.classes)
+    return [(int(found.classes[i]), round(float(found.scores[i]), 2), np.round(found.boxes[i]).tolist()) for i in order]
+
+
+PAINTED = [(0, 1.0, [64.0, 32.0, 96.0, 64.0]), (1, 1.0, [0.0, 64.0, 32.0, 96.0])]
+
+
+@pytest.mark.parametrize("kind", ["yolov5", "yolov8", "yolov8-transposed"])
+@pytest.mark.parametrize(("dtype", "layout"), [("uint8", "nchw"), ("float32", "nhwc"), ("float16", "nchw")])
+def test_grid_heads_give_the_painted_boxes(
+    graphs: ModuleType, tmp_path: Path, painted: Array, kind: str, dtype: str, layout: str
+) -> None:
+    outputs = run(graphs.cells(tmp_path / "m.onnx", head=kind, dtype=dtype, layout=layout), painted)
+    head = heads.recognise(outputs, 96, 96, None)
+    assert (head.kind, head.class_count, head.strides) == (kind, 2, (8, 16, 32))
+    assert not heads.fault(head, outputs)
+    assert plain(head.decode(outputs, 0.5)) == PAINTED
+
+
+def test_raw_outputs_beside_the_decoded_one_are_ignored(graphs: ModuleType, tmp_path: Path, painted: Array) -> None:
+    outputs = run(graphs.cells(tmp_path / "m.onnx", raw_outputs=True), painted)
+    assert len(outputs) == 4
+    head = heads.recognise(outputs, 96, 96, 2)
+    assert (head.kind, head.outputs) == ("yolov5", (0,))
+    assert plain(head.decode(outputs, 0.5)) == PAINTED
+
+
+@pytest.mark.parametrize("four", [False, True])
+def test_end_to_end_heads_give_the_bright_box(graphs: ModuleType, tmp_path: Path, four: bool) -> None:
+    picture = np.full((224, 320, 3), 40, np.uint8)
+    picture[30:70, 100:180] = 250
+    outputs = run(graphs.bright_box(tmp_path / "m.onnx", four_outputs=four), picture)
+    head = heads.recognise(outputs, 224, 320, 1)
+    assert head.has_nms
+    assert not heads.fault(head, outputs)
+    assert plain(head.decode(outputs, 0.5)) == [(0, 0.98, [100.0, 30.0, 180.0, 70.0])]
+    assert plain(head.decode(run(tmp_path / "m.onnx", picture // 4), 0.5)) == []
+
+
+def test_four_outputs_are_told_apart_in_any_order() -> None:
+    count, boxes = np.array([[2]]), np.array([[[0, 0, 9, 9], [5, 5, 8, 8], [7, 7, 7, 7]]], np.float32)
+    scores, classes = np.array([[0.9, 0.4, 0.8]], np.float32), np.array([[3, 1, 2]])
+    for outputs in ([count, boxes, scores, classes], [classes, scores, boxes, count]):
+        head = heads.recognise(outputs, 320, 320, None)
+        found = head.decode(outputs, 0.5)
+        assert (found.scores.tolist(), found.classes.tolist()) == ([pytest.approx(0.9)], [3])
+
+
+CELLS = 2100  # 40*40 + 20*20 + 10*10, of a 320x320 picture
+
+
+def zeros(*shape: int) -> list[Array]:
+    return [np.zeros(shape, np.float32)]
+
+
+@pytest.mark.parametrize(
+    ("shape", "kind", "classes"),
+    [
+        ((1, 3 * CELLS, 6), "yolov5", 1),  # the same six columns as an end-to-end head; the count decides
+        ((1, 300, 6), "end-to-end", None),
+        ((1, 6, CELLS), "yolov8", 2),
+        ((1, CELLS, 6), "yolov8-transposed", 2),
+        ((1, 84, CELLS), "yolov8", 80),
+        ((1, 3 * 2125, 85), "yolov5", 80),  # four levels, to stride 64
+    ],
+)
+def test_the_count_of_predictions_tells_heads_apart(shape: tuple[int, ...], kind: str, classes: int | None) -> None:
+    head = heads.recognise(zeros(*shape), 320, 320, None)
+    assert (head.kind, head.class_count) == (kind, classes)
+
+
+@pytest.mark.parametrize("shape", [(1, 10), (1, 100, 7), (1, 3 * CELLS, 5), (1, 3, 40, 40, 85), (1, CELLS + 1, 84), ()])
+def test_an_unknown_head_is_refused_with_what_was_found_and_what_is_understood(shape: tuple[int, ...]) -> None:
+    with pytest.raises(HeadError) as refused:
+        heads.recognise(zeros(*shape), 320, 320, None)
+    assert str(list(shape)) in str(refused.value)
+    assert "Understood: YOLOv5" in str(refused.value)
+    assert "2100 (strides 8/16/32)" in str(refused.value)
+
+
+def test_raw_yolov5_heads_alone_are_refused_with_the_mend(graphs: ModuleType, tmp_path: Path, painted: Array) -> None:
+    outputs = run(graphs.cells(tmp_path / "m.onnx", decoded=False), painted)
+    with pytest.raises(HeadError, match="Export again with the detection layer in inference mode"):
+        heads.recognise(outputs, 96, 96, None)
+
+
+def test_two_heads_that_fit_are_told_apart_by_class_names_or_refused() -> None:
+    both = [*zeros(1, 84, CELLS), *zeros(1, 6, CELLS)]
+    with pytest.raises(HeadError, match="more than one head"):
+        heads.recognise(both, 320, 320, None)
+    assert heads.recognise(both, 320, 320, 2).outputs == (1,)
+
+
+def test_an_objectness_column_with_one_anchor_is_not_taken_for_a_class() -> None:
+    with pytest.raises(HeadError, match="objectness"):
+        heads.recognise(zeros(1, CELLS, 85), 320, 320, 80)
+
+
+def test_a_grid_frozen_at_another_shape_is_found_out(graphs: ModuleType, tmp_path: Path, painted: Array) -> None:
+    path = graphs.cells(tmp_path / "m.onnx", frozen_height=96)
+    whole = run(path, painted)
+    assert not heads.fault(heads.recognise(whole, 96, 96, 2), whole)
+    half = run(path, painted[:64])
+    head = heads.recognise(half, 64, 96, 2)  # the counts are right
+    assert "outside their grid cells" in heads.fault(head, half)
+
+
+def test_numbers_that_no_detector_gives_are_found_out() -> None:
+    head = Head("end-to-end", (0,), None, (), 320, 320)
+    rows = np.zeros((1, 2, 6), np.float32)
+    assert not heads.fault(head, [rows])
+    rows[0, 0, 4] = 3.5
+    assert "sigmoid" in heads.fault(head, [rows])
+    rows[0, 0, 0] = np.nan
+    assert "not finite" in heads.fault(head, [rows])
+
+
+@pytest.mark.parametrize("shape", [(1, 3 * CELLS, 7), (1, 6, CELLS), (1, 300, 6)])
+def test_a_broken_inference_is_an_error_and_no_empty_scene(shape: tuple[int, ...]) -> None:
+    outputs = zeros(*shape)
+    head = heads.recognise(outputs, 320, 320, None)
+    assert not len(head.decode(outputs, 0.25).scores)
+    outputs[0][0, 4, 4] = np.nan
+    with pytest.raises(EngineRefused, match="not finite"):
+        head.decode(outputs, 0.25)
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(0, 0.99), st.integers(1, 4))
+def test_decoding_equals_the_row_by_row_definition(seed: int, conf_thres: float, classes: int) -> None:
+    cells = 8 * 8 + 4 * 4 + 2 * 2
+    rows = np.random.default_rng(seed).random((1, 3 * cells, 5 + classes)).astype(np.float32)
+    head = heads.recognise([rows], 64, 64, None)
+    found = head.decode([rows], conf_thres)
+    expected = []
+    for cx, cy, w, h, objectness, *scores in rows[0]:
+        products = [np.float32(objectness * score) for score in scores]
+        best = max(range(classes), key=lambda number: products[number])
+        if products[best] > np.float32(conf_thres):
+            expected.append((best, products[best], [cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2]))
+    assert found.classes.tolist() == [number for number, _, _ in expected]
+    assert found.scores.tolist() == [score for _, score, _ in expected]
+    assert np.allclose(found.boxes, np.reshape([box for _, _, box in expected], (-1, 4)), atol=1e-6)

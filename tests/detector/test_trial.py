@@ -1,0 +1,143 @@
+"""A model is tried in a child process: whatever happens there, the parent lives and can say what it was."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import psutil
+import pytest
+
+from detector import verdicts
+from detector.model import Model, read_model
+from detector.trial import Verdict, try_model
+
+
+def attempt(model: Model, engine: str, cache_dir: Path, **changes: Any) -> Verdict:
+    facts: dict[str, Any] = {"num_cores": 1, "batch": 1, "height": 320, "width": 320, "classes": None, "timeout_s": 60}
+    return try_model(model, engine, cache_dir=cache_dir, **{**facts, **changes})
+
+
+def children() -> list[psutil.Process]:
+    return [child for child in psutil.Process().children() if "detector.trial" in child.cmdline()]
+
+
+def wait_for(condition: Callable[[], Any], timeout_s: float = 30) -> Any:
+    deadline = time.monotonic() + timeout_s
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+    return found
+
+
+def test_a_good_model_is_accepted_with_its_head_and_speed(
+    graphs: ModuleType, tmp_path: Path, verdict_dir: Path, engine: str
+) -> None:
+    model = read_model(graphs.cells(tmp_path / "m.onnx"))
+    verdict = attempt(model, engine, verdict_dir, height=96, width=96)
+    assert (verdict.accepted, verdict.reason, verdict.class_count) == (True, "", 2)
+    assert verdict.head.startswith("yolov5")
+    assert verdict.outputs == [[1, 567, 7]]
+    assert verdict.ms > 0
+
+
+def test_an_engine_that_ends_its_process_is_a_verdict(
+    graphs: ModuleType, tmp_path: Path, verdict_dir: Path, deepsparse: str
+) -> None:
+    model = read_model(graphs.cells(tmp_path / "m.onnx", kills_deepsparse=True))
+    small = {"height": 96, "width": 96}
+    verdict = attempt(model, deepsparse, verdict_dir, **small)
+    assert not verdict.accepted
+    assert "ended its process with status 1: Assertion at" in verdict.reason
+    assert attempt(model, "onnxruntime", verdict_dir, **small).accepted
+
+
+def test_a_verdict_is_kept_until_something_it_depends_on_changes(graphs: ModuleType, tmp_path: Path) -> None:
+    model = read_model(graphs.bright_box(tmp_path / "m.onnx"))
+    assert attempt(model, "onnxruntime", tmp_path).accepted
+    no_time_for_a_child = {"timeout_s": 0.001}
+    assert attempt(model, "onnxruntime", tmp_path, **no_time_for_a_child).accepted
+    assert not attempt(model, "onnxruntime", tmp_path, height=160, **no_time_for_a_child).accepted
+    other = read_model(graphs.bright_box(tmp_path / "n.onnx", label="other"))
+    assert not attempt(other, "onnxruntime", tmp_path, **no_time_for_a_child).accepted
+
+
+def test_a_child_that_takes_too_long_is_ended_and_its_verdict_not_kept(graphs: ModuleType, tmp_path: Path) -> None:
+    model = read_model(graphs.bright_box(tmp_path / "m.onnx"))
+    slow = attempt(model, "onnxruntime", tmp_path, timeout_s=0.01)
+    assert "not ready after 0.01 s" in slow.reason
+    assert not children()
+    assert attempt(model, "onnxruntime", tmp_path).accepted
+
+
+def test_a_killed_child_is_no_lasting_verdict(graphs: ModuleType, tmp_path: Path) -> None:
+    model = read_model(graphs.bright_box(tmp_path / "m.onnx"))
+    found: list[Verdict] = []
+    trying = threading.Thread(target=lambda: found.append(attempt(model, "onnxruntime", tmp_path)))
+    trying.start()
+    wait_for(children)[0].kill()
+    trying.join()
+    assert "died of SIGKILL (out of memory?)" in found[0].reason
+    assert attempt(model, "onnxruntime", tmp_path).accepted
+
+
+def test_a_damaged_cache_costs_a_trial_and_no_more(graphs: ModuleType, tmp_path: Path) -> None:
+    model = read_model(graphs.bright_box(tmp_path / "m.onnx"))
+    assert attempt(model, "onnxruntime", tmp_path).accepted
+    (kept,) = (tmp_path / "trials").iterdir()
+    kept.write_bytes(b'{"accepted": "perhaps')
+    assert attempt(model, "onnxruntime", tmp_path).accepted
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    verdicts.write(tmp_path / "file", "key", Verdict(True, "e", 1, 1, 1))
+    assert verdicts.read(tmp_path / "file", "key", Verdict) is None
+
+
+def test_the_child_dies_with_its_parent(graphs: ModuleType, tmp_path: Path) -> None:
+    path = graphs.bright_box(tmp_path / "m.onnx")
+    program = textwrap.dedent(
+        f"""
+        from pathlib import Path
+        from detector.model import read_model
+        from detector.trial import try_model
+        model = read_model(Path({str(path)!r}))
+        while True:
+            try_model(model, "onnxruntime", num_cores=1, batch=1, height=320, width=320, classes=None,
+                      timeout_s=60, cache_dir=Path("/dev/null"))
+        """
+    )
+    house = Path(__file__).parents[2]
+    # Its temporary folder stays behind when it is killed: let that be in ours.
+    environment = {**os.environ, "PYTHONPATH": str(house), "TMPDIR": str(tmp_path)}
+    parent = subprocess.Popen([sys.executable, "-c", program], env=environment, stdout=subprocess.DEVNULL)
+    try:
+        # Alive for a while: its request to die with its parent is in its first lines, after its imports.
+        child = wait_for(
+            lambda: [c for c in psutil.Process(parent.pid).children() if time.time() - c.create_time() > 0.2]
+        )[0]
+        parent.send_signal(signal.SIGKILL)
+        parent.wait()
+        wait_for(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
+    finally:
+        parent.kill()
+        parent.wait()
+
+
+def test_nothing_in_the_working_folder_passes_for_our_code(
+    graphs: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "detector.py").write_text("raise SystemExit('taken over')")
+    (tmp_path / "onnxruntime.py").write_text("raise SystemExit('taken over')")
+    monkeypatch.chdir(tmp_path)
+    assert attempt(read_model(graphs.bright_box(tmp_path / "m.onnx")), "onnxruntime", tmp_path).accepted

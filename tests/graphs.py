@@ -1,0 +1,207 @@
+"""Small real detectors, built node by node, whose answers follow from the picture. Loaded by the `graphs` fixture.
+
+`bright_box`: one box around everything bright, scored by its brightness; NMS inside. Any height and width.
+`cells`: a YOLO grid head; every 32x32 cell painted red is an object of class 0, blue of class 1, its box the cell.
+The others are bad on purpose: see their docstrings.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+FLOAT = TensorProto.FLOAT
+INPUT_TYPES = {"uint8": TensorProto.UINT8, "float32": FLOAT, "float16": TensorProto.FLOAT16}
+# Between the grey of the letterbox (114 of 255) and white, with room for what video compression does to either.
+BRIGHT = 0.65
+STRIDES = (8, 16, 32)
+
+
+@dataclass
+class Graph:
+    """Collects nodes; each method adds one and gives its output's name."""
+
+    nodes: list[Any] = field(default_factory=list)
+    constants: list[Any] = field(default_factory=list)
+
+    def op(self, kind: str, *inputs: str, **attributes: Any) -> str:
+        name = f"v{len(self.nodes)}"
+        self.nodes.append(helper.make_node(kind, list(inputs), [name], **attributes))
+        return name
+
+    def const(self, value: Any, dtype: Any = np.float32) -> str:
+        name = f"c{len(self.constants)}"
+        self.constants.append(numpy_helper.from_array(np.asarray(value, dtype=dtype), name))
+        return name
+
+    def mul(self, a: str, factor: float) -> str:
+        return self.op("Mul", a, self.const(factor))
+
+    def add(self, a: str, term: float) -> str:
+        return self.op("Add", a, self.const(term))
+
+    def count(self, like: str, axis: int, *, reverse: bool = False) -> str:
+        """1, 2, 3... along an axis of a tensor's shape, whatever its size."""
+        return self.op("CumSum", self.add(self.mul(like, 0), 1), self.const(axis, np.int64), reverse=int(reverse))
+
+    def reshape(self, a: str, *shape: int) -> str:
+        return self.op("Reshape", a, self.const(shape, np.int64))
+
+    def picture(self, dtype: str, layout: str) -> str:
+        """The input as float (batch, 3, height, width) of 0..1."""
+        name = "images"
+        if dtype != "float32":
+            name = self.op("Cast", name, to=FLOAT)
+        if dtype == "uint8":
+            name = self.mul(name, 1 / 255)
+        return self.op("Transpose", name, perm=[0, 3, 1, 2]) if layout == "nhwc" else name
+
+    def save(
+        self,
+        path: Path,
+        outputs: list[tuple[str, int]],
+        *,
+        dtype: str = "float32",
+        shape: tuple[int | None, ...] = (None, 3, None, None),
+        metadata: dict[str, str] | None = None,
+    ) -> Path:
+        names = ("batch", "a", "b", "c")
+        dims = [names[i] if size is None else size for i, size in enumerate(shape)]
+        graph = helper.make_graph(
+            self.nodes,
+            "test",
+            [helper.make_tensor_value_info("images", INPUT_TYPES[dtype], dims)],
+            [helper.make_tensor_value_info(name, kind, None) for name, kind in outputs],
+            self.constants,
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+        helper.set_model_props(model, metadata or {})
+        onnx.save(model, str(path))
+        return path
+
+
+def bright_box(
+    path: Path,
+    *,
+    label: str | None = "bright",
+    dtype: str = "uint8",
+    image_size: tuple[int, int] | None = (320, 320),
+    four_outputs: bool = False,
+) -> Path:
+    """One box of class 0 around the bright pixels of the picture; its score is the brightest pixel's brightness."""
+    g = Graph()
+    light = g.op("ReduceMax", g.picture(dtype, "nchw"), axes=[1], keepdims=1)
+    columns = g.op("ReduceMax", light, axes=[2], keepdims=1)
+    rows = g.op("ReduceMax", light, axes=[3], keepdims=1)
+    edges = []
+    for line, axis in ((columns, 3), (rows, 2)):
+        mask = g.op("Cast", g.op("Greater", line, g.const(BRIGHT)), to=FLOAT)
+        forward, backward = g.count(line, axis), g.count(line, axis, reverse=True)
+        size = g.op("ReduceMax", forward, axes=[1, 2, 3], keepdims=1)
+        last = g.op("ReduceMax", g.op("Mul", mask, forward), axes=[1, 2, 3], keepdims=1)
+        first = g.op("Sub", size, g.op("ReduceMax", g.op("Mul", mask, backward), axes=[1, 2, 3], keepdims=1))
+        edges.append((first, last))
+    (left, right), (top, bottom) = edges
+    mask = g.op("Cast", g.op("Greater", columns, g.const(BRIGHT)), to=FLOAT)
+    score = g.op("ReduceMax", g.op("Mul", mask, columns), axes=[1, 2, 3], keepdims=1)
+    box = [g.reshape(edge, 0, 1, 1) for edge in (left, top, right, bottom)]
+    metadata = {"names": repr({0: label})} if label else {}
+    if image_size:
+        metadata["imgsz"] = str(list(image_size))
+    if four_outputs:
+        score = g.reshape(score, 0, 1)
+        number = g.op("Cast", g.mul(score, 0), to=TensorProto.INT64)
+        count = g.op("Cast", g.op("Greater", score, g.const(0.0)), to=TensorProto.INT64)
+        outputs = [
+            (count, TensorProto.INT64),
+            (g.op("Concat", *box, axis=2), FLOAT),
+            (score, FLOAT),
+            (number, TensorProto.INT64),
+        ]
+    else:
+        score = g.reshape(score, 0, 1, 1)
+        outputs = [(g.op("Concat", *box, score, g.mul(score, 0), axis=2), FLOAT)]
+    return g.save(path, outputs, dtype=dtype, metadata=metadata)
+
+
+def cells(
+    path: Path,
+    *,
+    head: str = "yolov5",
+    dtype: str = "uint8",
+    layout: str = "nchw",
+    batch: int | None = None,
+    size: tuple[int | None, int | None] = (None, None),
+    names: str | None = "{0: 'red', 1: 'blue'}",
+    image_size: tuple[int, int] | None = None,
+    raw_outputs: bool = False,
+    decoded: bool = True,
+    frozen_height: int | None = None,
+    kills_deepsparse: bool = False,
+) -> Path:
+    """A grid head: `yolov5`, `yolov8` or `yolov8-transposed`, two classes.
+
+    `frozen_height`: rows are counted from the bottom of a picture of this height, so at any other the graph still runs
+    and every box is in the wrong place. `batch`: written into the graph, which then runs with no other.
+    `raw_outputs` adds YOLOv5's raw heads; `decoded=False` leaves only those. `kills_deepsparse` (YOLOv5): the three
+    anchors are one tensor joined to itself, which is well-formed and which ONNX Runtime runs, but at which DeepSparse
+    1.8.0 fails an assertion and ends its process.
+    """
+    g = Graph()
+    picture = g.picture(dtype, layout)
+    light = g.op("ReduceMax", picture, axes=[1], keepdims=1)
+    red = g.op("Slice", picture, g.const([0], np.int64), g.const([1], np.int64), g.const([1], np.int64))
+    blue = g.op("Slice", picture, g.const([2], np.int64), g.const([3], np.int64), g.const([1], np.int64))
+    with_raw = raw_outputs or not decoded
+    levels, raw = [], []
+    for stride in STRIDES:
+        pool = {"kernel_shape": [stride, stride], "strides": [stride, stride]}
+        brightness = g.op("AveragePool", light, **pool)
+        # Grey padding is 0.45: nothing. Only the coarsest level speaks, so that one cell is one object.
+        present = g.op("Clip", g.mul(g.add(brightness, -0.5), 2), g.const(0.0), g.const(1.0))
+        present = g.mul(present, float(stride == STRIDES[-1]))
+        x = g.mul(g.add(g.count(brightness, 3), -0.5), stride)
+        if frozen_height is None:
+            y = g.mul(g.add(g.count(brightness, 2), -0.5), stride)
+        else:
+            y = g.add(g.mul(g.add(g.count(brightness, 2, reverse=True), -0.5), -stride), frozen_height)
+        side = g.add(g.mul(brightness, 0), stride)
+        colours = [g.op("AveragePool", colour, **pool) for colour in (red, blue)]
+        if head != "yolov5":
+            colours = [g.op("Mul", present, colour) for colour in colours]
+        # Of YOLOv5's three anchors the first is the one that matches; the others score too low to be seen.
+        matches = [1.0] * 3 if kills_deepsparse else [1.0, 0.2, 0.1]
+        for match in matches if head == "yolov5" else [1.0]:
+            objectness = [g.mul(present, match)] if head == "yolov5" else []
+            columns = [x, y, side, side, *objectness, *colours]
+            if not (kills_deepsparse and len(levels) % 3):
+                level = g.op("Concat", *(g.reshape(c, batch or 0, -1, 1) for c in columns), axis=2)
+            levels.append(level)
+        if with_raw:
+            # Their numbers are never read; their shape (batch, 3, height, width, 7) is what they are here for.
+            anchor = g.op("Transpose", g.op("Concat", *columns, axis=1), perm=[0, 2, 3, 1])
+            anchor = g.op("Unsqueeze", anchor, g.const([1], np.int64))
+            raw.append(g.op("Concat", anchor, anchor, anchor, axis=1))
+    predictions = g.op("Concat", *levels, axis=1)
+    if head == "yolov8":
+        predictions = g.op("Transpose", predictions, perm=[0, 2, 1])
+    outputs = [(predictions, FLOAT)] if decoded else []
+    outputs += [(name, FLOAT) for name in raw]
+    metadata = {"names": names} if names else {}
+    if image_size:
+        metadata["imgsz"] = str(list(image_size))
+    shape = (batch, 3, *size) if layout == "nchw" else (batch, *size, 3)
+    return g.save(path, outputs, dtype=dtype, shape=shape, metadata=metadata)
+
+
+def classifier(path: Path) -> Path:
+    """A network that is no detector: ten class scores for a 64x64 picture."""
+    g = Graph()
+    mean = g.op("ReduceMean", "images", axes=[1, 2, 3], keepdims=0)
+    scores = g.op("Mul", g.reshape(mean, 0, 1), g.const(np.ones((1, 10))))
+    return g.save(path, [(scores, FLOAT)], shape=(None, 3, 64, 64))
