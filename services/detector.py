@@ -13,7 +13,7 @@ from detector.claims import claim_cores
 from detector.detector import Detector
 from detector.worker import Worker
 from services.config import Config
-from services.link import link_keys
+from services.link import link_keys, shared_rings
 from services.process import EXIT_BUG, EXIT_OK
 from wire import metrics
 from wire.consumer import WorkSource
@@ -63,6 +63,7 @@ def _work(config: Config, detector: Detector, cores: str, stop: threading.Event,
         capacity=config.link.worker_credit,
         stuck_s=config.detector.inference_timeout_s,
         on_stuck=_end_hung_process,
+        rings=shared_rings(config),
         curve=link_keys(config, "client"),
     )
     worker = Worker(

@@ -11,7 +11,7 @@ from ingest.errors import SourceError
 from ingest.fleet import Fleet
 from ingest.status import CameraSnapshot
 from services.config import Config
-from services.link import link_keys
+from services.link import link_keys, shared_rings
 from wire import metrics
 from wire.health import Health, State
 from wire.ledger import LedgerSnapshot
@@ -26,6 +26,7 @@ def run(config: Config, stop: threading.Event, health: Health) -> None:
     link = FrameLink(
         config.frames_endpoint,
         lossless_window=config.link.lossless_window,
+        rings=shared_rings(config),
         curve=link_keys(config, "client"),
     )
     fleet = Fleet(config.cameras, link, config.ingest)

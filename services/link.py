@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from services.config import Config
 from wire.curve import CurveKeys, check_endpoint, load_keys
+from wire.ring import ring_folder
 
 
 def link_keys(config: Config, side: Literal["broker", "client"]) -> CurveKeys | None:
@@ -14,3 +16,9 @@ def link_keys(config: Config, side: Literal["broker", "client"]) -> CurveKeys | 
     for endpoint in (config.frames_endpoint, config.workers_endpoint):
         check_endpoint(endpoint, keys, config.link.allow_plaintext_off_host)
     return keys
+
+
+def shared_rings(config: Config) -> Path | None:
+    """Folder of the pixels' shared memory; None where frames may leave the host, and their pixels with them."""
+    local = all(end.startswith("ipc://") for end in (config.frames_endpoint, config.workers_endpoint))
+    return ring_folder(config.runtime_dir) if local else None

@@ -81,7 +81,7 @@ class Broker:
     def __init__(self, frames: str, workers: str, max_age_ms: int, curve: CurveKeys | None = None) -> None:
         self.stats = BrokerStats()
         self._id = uuid.uuid4().hex[:12]
-        self._dispatcher: Dispatcher[zmq.Frame] = Dispatcher(max_age_ms)
+        self._dispatcher: Dispatcher[list[zmq.Frame]] = Dispatcher(max_age_ms)
         self._ingests: dict[bytes, _Ingest] = {}
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._authenticator = start_authenticator(self._context, curve)
@@ -161,14 +161,15 @@ class Broker:
             return
         if name not in self._ingests:
             return  # it will say hello, learn of its new welcome, and send its file frames again
-        if len(parts) != 3 or len(parts[2]) != message.pixel_bytes:
-            got = len(parts[2]) if len(parts) == 3 else 0
+        got = message.slot.size if message.slot else len(parts[2]) if len(parts) == 3 else 0
+        if got != message.pixel_bytes:
             self._settle(End(name, message, "bad_frame"))
             raise WireError(
                 f"{got} bytes of pixels for {message.width}x{message.height} {message.pixel_format} "
                 f"of camera {message.camera}; expected {message.pixel_bytes}"
             )
-        for end in self._dispatcher.frame(name, message, parts[2]):
+        pixels = parts[2:] if message.slot is None else []
+        for end in self._dispatcher.frame(name, message, pixels):
             self._settle(end)
 
     def _on_worker(self, parts: list[zmq.Frame]) -> None:
@@ -207,7 +208,7 @@ class Broker:
             identity, queued = step
             work = encode(Work(self._id, queued.order, now_ns, queued.header))
             try:
-                self._workers.send_multipart([identity, work, queued.pixels], zmq.NOBLOCK, copy=False)
+                self._workers.send_multipart([identity, work, *queued.pixels], zmq.NOBLOCK, copy=False)
                 self.stats.dispatched[queued.header.camera] += 1
             except zmq.ZMQError as error:
                 # Nothing reached it: the frame did not die with the worker.

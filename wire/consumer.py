@@ -13,6 +13,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from pathlib import Path
 
 import structlog
 import zmq
@@ -28,12 +29,14 @@ from wire.messages import (
     Leave,
     Outcome,
     Ready,
+    RingSlot,
     WireError,
     Work,
     decode,
     decoder,
     encode,
 )
+from wire.ring import RingReader
 
 log = structlog.get_logger()
 
@@ -55,14 +58,19 @@ class WorkSource:
         capacity: int,
         stuck_s: float,
         on_stuck: Callable[[float], None],
+        rings: Path | None = None,
         curve: CurveKeys | None = None,
     ) -> None:
-        """Connect. The beat thread calls `on_stuck` with the seconds of a frame that takes over `stuck_s`."""
+        """Connect. The beat thread calls `on_stuck` with the seconds of a frame that takes over `stuck_s`.
+
+        `rings` is the folder of ingest's shared memory (wire.ring); None on another host.
+        """
         self.name = f"detector-{hostnames.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         self.malformed = 0
         self._spec, self._capacity = spec, capacity
         self._holding = 0
         self._stuck_s, self._on_stuck = stuck_s, on_stuck
+        self._rings = RingReader(rings) if rings else None
         self._busy_since_s: float | None = None
         self._last_work_s = time.monotonic()
         self._patience_s = PATIENCE_S
@@ -97,21 +105,29 @@ class WorkSource:
         parts = self._frames.recv_multipart(copy=False)
         self._busy_since_s = self._last_work_s
         try:
-            if len(parts) != 2:
-                raise WireError(f"work of {len(parts)} parts; expected header and pixels")
             work = decode(_work, parts[0].buffer)
+            if len(parts) != (1 if work.frame.slot else 2):
+                raise WireError(f"work of {len(parts)} parts; expected a header, and pixels that are not in a ring")
         except WireError as error:
             self.malformed += 1
             log.warning("malformed work dropped", error=str(error))
             return None
         with self._control_lock:
             self._holding += 1
-        pixels = parts[1].buffer
+        pixels = self._pixels(work.frame.slot, parts)
+        if pixels is None:  # its slot holds another frame: this one was ended without us
+            self.done(work, "stale")
+            return None
         if len(pixels) != work.frame.pixel_bytes:
             self.malformed += 1
             self.done(work, "bad_frame")
             return None
         return work, pixels
+
+    def _pixels(self, slot: RingSlot | None, parts: list[zmq.Frame]) -> memoryview | None:
+        if slot is None:
+            return parts[1].buffer
+        return self._rings.copy(slot) if self._rings else None
 
     def inferred(self, work: Work) -> None:
         """This frame leaves room for another; it stays ours until `done`."""
@@ -162,3 +178,5 @@ class WorkSource:
             self._control.close()
         self._frames.close()
         self._context.term()
+        if self._rings:
+            self._rings.close()

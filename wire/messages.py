@@ -17,6 +17,7 @@ from msgspec import Struct
 DropCause = Literal[
     "rate_limited",  # the camera's fps limit did not want it
     "not_keyframe",  # the keyframes-only profile did not decode it
+    "asleep",  # the adaptive profile did not decode it, or decoded it too late to send: nothing moved then
     "static",  # the motion gate saw nothing move
     "decode_error",  # the decoder could not make a picture of it
     "no_model",  # no detector has said which input it wants
@@ -46,8 +47,17 @@ class InputSpec(Struct, frozen=True, array_like=True, tag="spec.1"):
     rectangular: bool
 
 
+class RingSlot(Struct, frozen=True, array_like=True):
+    """Where a frame's pixels lie in shared memory (see wire.ring)."""
+
+    ring: str
+    offset: int  # of the slot's head (bytes)
+    size: int  # of the pixels (bytes)
+    stamp: int  # which frame the slot held then
+
+
 class FrameHeader(Struct, frozen=True, array_like=True, tag="frame.1"):
-    """One letterboxed frame; the pixels travel beside it.
+    """One letterboxed frame; the pixels travel beside it, or lie in shared memory where `slot` says.
 
     Pixels are uint8: `i420` is (height * 3 / 2, width), `rgb24` is (height, width, 3), C-contiguous.
     A box (x, y) of the letterbox is ((x - pad_left) / scale, (y - pad_top) / scale) in the source picture.
@@ -67,6 +77,7 @@ class FrameHeader(Struct, frozen=True, array_like=True, tag="frame.1"):
     scale: float
     pad_left: int
     pad_top: int
+    slot: RingSlot | None = None
 
     @property
     def pixel_bytes(self) -> int:

@@ -12,8 +12,10 @@ import socket as hostnames
 import threading
 import time
 import uuid
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
 
+import msgspec
 import numpy as np
 import structlog
 import zmq
@@ -22,11 +24,25 @@ from numpy.typing import NDArray
 from wire.broker import FRAMES_SUFFIX
 from wire.curve import CurveKeys, protect_client
 from wire.ledger import CameraLedger
-from wire.messages import FrameHeader, Hello, InputSpec, Settled, WireError, decode, decoder, encode
+from wire.messages import (
+    DropCause,
+    FrameHeader,
+    Hello,
+    InputSpec,
+    Outcome,
+    RingSlot,
+    Settled,
+    WireError,
+    decode,
+    decoder,
+    encode,
+)
+from wire.ring import SharedPixels, sweep
 
 log = structlog.get_logger()
 
 HELLO_S = 0.5
+WINDOW_LOOK_S = 0.5  # a waiting file is woken by every ending; this is for the one that would be missed
 LISTEN_S = 0.1  # the longest time after which a missing broker is looked for again
 BROKER_SILENCE_S = 2.0  # the broker gives five signs of life a second
 # A live camera has one frame in the broker's slot and a few with workers; more unsettled ones than this mean that the
@@ -36,18 +52,28 @@ LIVE_UNSETTLED = 16
 _settled = decoder(Settled)
 
 
+@dataclass(frozen=True)
+class _Sent:
+    """A frame on its way: what to send again, and where its pixels lie (shared memory, or here for a file's)."""
+
+    message: bytes
+    pixels: NDArray[np.uint8] | None
+    slot: RingSlot | None
+
+
 class CameraPort:
     """What a camera's thread holds: its ledger, and the way to the broker."""
 
-    def __init__(self, link: FrameLink, name: str, lossless: bool, window: int) -> None:
+    def __init__(self, link: FrameLink, name: str, lossless: bool, window: int, rings: Path | None) -> None:
         self.name = name
         self.lossless = lossless
         self.session = uuid.uuid4().hex[:12]
         self.ledger = CameraLedger(name)
         self._link = link
         self._window = window
+        self._shared = SharedPixels(rings, max(window, LIVE_UNSETTLED) + 1)
         self._settled = threading.Condition()
-        self._unsettled: dict[tuple[str, int], tuple[bytes, NDArray[np.uint8] | None]] = {}
+        self._unsettled: dict[tuple[str, int], _Sent] = {}
         self._unsent: set[tuple[str, int]] = set()  # of a file, not handed to a broker yet
         self._closing = False
         self._given_up = False
@@ -63,41 +89,40 @@ class CameraPort:
         A live frame never waits: what cannot go at once is dropped and counted. A file's frame waits for room in the
         window, and for the broker. False when the frame was dropped.
         """
-        if not self.lossless:
-            return self._send_live(header, pixels)
         with self._settled:
-            while len(self._unsettled) >= self._window and not self._closing:
-                self._settled.wait(0.5)
-            if self._given_up:
-                self.ledger.dropped("stopped")
+            if (cause := self._refusal()) is not None:
+                self.ledger.dropped(cause)
                 return False
-            message = encode(header)
-            self._unsettled[(header.session, header.seq)] = (message, pixels)
-            self.ledger.sent(header.session, header.seq)
-            if not self._link.transmit(message, pixels):
-                self._unsent.add((header.session, header.seq))
-        return True
-
-    def _send_live(self, header: FrameHeader, pixels: NDArray[np.uint8]) -> bool:
-        if not self._link.broker_alive:
-            self.ledger.dropped("broker_lost")
-            return False
-        if self.ledger.unsettled >= LIVE_UNSETTLED:
-            self.ledger.dropped("overwritten")
-            return False
-        key, message = (header.session, header.seq), encode(header)
-        with self._settled:
-            self._unsettled[key] = (message, None)
+            slot = self._shared.put(pixels)
+            inline = pixels if slot is None else None
+            message = encode(header if slot is None else msgspec.structs.replace(header, slot=slot))
+            key = (header.session, header.seq)
+            self._unsettled[key] = _Sent(message, inline if self.lossless else None, slot)
             self.ledger.sent(*key)
-        if self._link.transmit(message, pixels):
-            return True
+            if self._link.transmit(message, inline):
+                return True
+            if self.lossless:
+                self._unsent.add(key)
+                return True
         self.settle(*key, "broker_lost")
         return False
 
-    def settle(self, session: str, seq: int, outcome: Any) -> None:
+    def _refusal(self) -> DropCause | None:
+        """Why a frame cannot go. For a file there is only the end; it waits for everything else."""
+        if not self.lossless:
+            if not self._link.broker_alive:
+                return "broker_lost"
+            return "overwritten" if len(self._unsettled) >= LIVE_UNSETTLED else None
+        while len(self._unsettled) >= self._window and not self._closing:
+            self._settled.wait(WINDOW_LOOK_S)
+        return "stopped" if self._given_up else None
+
+    def settle(self, session: str, seq: int, outcome: Outcome) -> None:
         """One sent frame has ended."""
         with self._settled:
-            self._unsettled.pop((session, seq), None)
+            sent = self._unsettled.pop((session, seq), None)
+            if sent and sent.slot:
+                self._shared.free(sent.slot)
             self._unsent.discard((session, seq))
             self.ledger.settled(session, seq, outcome)
             self._settled.notify_all()
@@ -110,17 +135,19 @@ class CameraPort:
     def broker_lost(self) -> None:
         """The broker is silent, or a new one: live frames with the old one are lost, a file's are to be sent again."""
         with self._settled:
-            live = [key for key, (_, pixels) in self._unsettled.items() if pixels is None]
-            self._unsent.update(key for key, (_, pixels) in self._unsettled.items() if pixels is not None)
-        for key in live:
+            unsettled = list(self._unsettled)
+            if self.lossless:
+                self._unsent.update(unsettled)
+                return
+        for key in unsettled:
             self.settle(*key, "broker_lost")
 
     def send_unsent(self) -> None:
         """Try again what no broker has taken, in the order of capture."""
         with self._settled:
             for key in sorted(self._unsent):
-                message, pixels = self._unsettled[key]
-                if pixels is None or not self._link.transmit(message, pixels):
+                sent = self._unsettled[key]
+                if not self._link.transmit(sent.message, sent.pixels):
                     return
                 self._unsent.remove(key)
 
@@ -137,13 +164,19 @@ class CameraPort:
             unsettled = list(self._unsettled)
         for key in unsettled:
             self.settle(*key, "stopped")
+        with self._settled:
+            self._shared.close()
 
 
 class FrameLink:
     """One ingest process's link to the broker."""
 
-    def __init__(self, endpoint: str, *, lossless_window: int, curve: CurveKeys | None = None) -> None:
+    def __init__(
+        self, endpoint: str, *, lossless_window: int, rings: Path | None = None, curve: CurveKeys | None = None
+    ) -> None:
+        """`rings`: folder of shared memory that workers see as well (wire.ring); None: pixels go with the message."""
         self.malformed = 0
+        self._rings = rings
         self._endpoint = endpoint
         self._window = lossless_window
         self._curve = curve
@@ -171,12 +204,14 @@ class FrameLink:
 
     def start(self) -> None:
         """Begin to listen for endings."""
+        if self._rings and (swept := sweep(self._rings)):
+            log.info("shared memory of dead processes removed", rings=swept)
         self._thread.start()
 
     def camera(self, name: str, lossless: bool) -> CameraPort:
         """The port of one camera; the same one for the same name, so that its ledger goes on."""
         if name not in self._ports:
-            self._ports[name] = CameraPort(self, name, lossless, self._window)
+            self._ports[name] = CameraPort(self, name, lossless, self._window, self._rings)
         return self._ports[name]
 
     @property
@@ -202,13 +237,16 @@ class FrameLink:
         """Whether the broker has been heard of lately."""
         return time.monotonic() - self._heard_s < BROKER_SILENCE_S
 
-    def transmit(self, header: bytes, pixels: NDArray[np.uint8]) -> bool:
+    def transmit(self, header: bytes, pixels: NDArray[np.uint8] | None) -> bool:
         """Hand one message to the socket without waiting; False when there is no broker or its queue is full."""
         with self._frames_lock:
             if self._frames.closed:
                 return False
             try:
-                self._frames.send_multipart([header, pixels.data], zmq.NOBLOCK, copy=False)
+                if pixels is None:
+                    self._frames.send(header, zmq.NOBLOCK)
+                else:
+                    self._frames.send_multipart([header, pixels.data], zmq.NOBLOCK, copy=False)
             except zmq.Again:
                 return False
             return True

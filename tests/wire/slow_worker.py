@@ -1,4 +1,4 @@
-"""A worker process for link tests: takes frames, waits, notes each in a file, ends it. ARGS: endpoint, notes, ms."""
+"""A worker process for link tests: takes frames, waits, notes each in a file, ends it. ARGS: endpoint, notes, ms, rings."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from wire.consumer import WorkSource
 from wire.messages import InputSpec
 
 
-def main(endpoint: str, notes: Path, work_ms: float) -> None:
-    source = WorkSource(endpoint, InputSpec(32, 32, 32, False), capacity=2, stuck_s=30, on_stuck=print)
+def main(endpoint: str, notes: Path, work_ms: float, rings: Path | None) -> None:
+    source = WorkSource(endpoint, InputSpec(32, 32, 32, False), capacity=2, stuck_s=30, on_stuck=print, rings=rings)
     with notes.open("a", buffering=1) as out:
         while True:
             if got := source.next(1.0):
@@ -22,4 +22,4 @@ def main(endpoint: str, notes: Path, work_ms: float) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), float(sys.argv[3]))
+    main(sys.argv[1], Path(sys.argv[2]), float(sys.argv[3]), Path(sys.argv[4]) if sys.argv[4] else None)

@@ -19,7 +19,9 @@ STEPS = st.lists(
 
 
 @given(STEPS)
-def test_captured_is_detected_plus_dropped_plus_in_flight_after_every_step(steps: list[tuple[str, int, Outcome]]) -> None:
+def test_captured_is_detected_plus_dropped_plus_in_flight_after_every_step(
+    steps: list[tuple[str, int, Outcome]],
+) -> None:
     ledger = CameraLedger("door")
     undecided, settled, seq = 0, set(), 0
     for step, pick, outcome in steps:

@@ -1,4 +1,4 @@
-"""The frame link over real sockets and processes: what survives the death of workers, of the broker, and bad messages."""
+"""The frame link over real sockets and processes: it survives dead workers, dead brokers and bad messages."""
 
 from __future__ import annotations
 
@@ -57,20 +57,29 @@ def endpoints(folder: Path) -> tuple[str, str]:
     return f"ipc://{folder}/frames", f"ipc://{folder}/workers"
 
 
+@pytest.fixture(params=["by socket", "by shared memory"])
+def rings(request: pytest.FixtureRequest, folder: Path) -> Path | None:
+    """How pixels travel: every promise holds for both ways."""
+    return folder / "rings" if request.param == "by shared memory" else None
+
+
 @pytest.fixture
-def link(endpoints: tuple[str, str]) -> Iterator[FrameLink]:
-    link = FrameLink(endpoints[0], lossless_window=8)
+def link(endpoints: tuple[str, str], rings: Path | None) -> Iterator[FrameLink]:
+    link = FrameLink(endpoints[0], lossless_window=8, rings=rings)
     link.start()
     yield link
     link.close(0)
 
 
 @pytest.fixture
-def start_worker(endpoints: tuple[str, str], folder: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+def start_worker(
+    endpoints: tuple[str, str], folder: Path, rings: Path | None
+) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
     started = []
 
     def start(work_ms: float = 1) -> subprocess.Popen[bytes]:
-        child = subprocess.Popen([sys.executable, str(WORKER), endpoints[1], str(folder / "notes"), str(work_ms)])
+        arguments = [endpoints[1], str(folder / "notes"), str(work_ms), str(rings or "")]
+        child = subprocess.Popen([sys.executable, str(WORKER), *arguments])
         started.append(child)
         return child
 
@@ -239,7 +248,9 @@ def test_keys_are_private_and_never_overwritten(folder) -> None:
         load_keys(folder / "nowhere", "client")
 
 
-@pytest.mark.parametrize("endpoint", ["tcp://10.0.0.5:5555", "tcp://*:5555", "tcp://camera-box:5555", "tcp://[2001:db8::1]:1"])
+@pytest.mark.parametrize(
+    "endpoint", ["tcp://10.0.0.5:5555", "tcp://*:5555", "tcp://camera-box:5555", "tcp://[2001:db8::1]:1"]
+)
 def test_frames_do_not_leave_the_host_in_the_open_unless_told_in_words(endpoint: str) -> None:
     with pytest.raises(LinkError, match="CURVE"):
         check_endpoint(endpoint, None, allow_plaintext=False)
