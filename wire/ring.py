@@ -1,8 +1,8 @@
 """Pixels in shared memory: on one host a frame's message carries where its pixels lie, not the pixels.
 
 An ingest has a ring for each camera: a file in a memory-backed folder, cut into slots. A slot is taken until its frame
-is settled. It begins with a stamp, the writer's count of frames, which is set last when a frame is written and looked at
-before and after it is read: a reader that was given up and wakes when its slot holds another frame notices.
+is settled. It begins with a stamp, the writer's count of frames, which is set last when a frame is written and looked
+at before and after it is read: a reader that was given up and wakes when its slot holds another frame notices.
 A ring belongs to whoever holds its lock; those of dead processes are swept away.
 """
 

@@ -1,4 +1,4 @@
-"""A worker process for link tests: takes frames, waits, notes each in a file, ends it. ARGS: endpoint, notes, ms, rings."""
+"""A worker for link tests: takes frames, waits, notes each in a file, ends it. ARGS: endpoint, notes, ms, rings."""
 
 from __future__ import annotations
 

@@ -17,6 +17,15 @@ from wire import ring as rings
 from wire.messages import RingSlot
 from wire.ring import Ring, RingReader, SharedPixels, ring_folder, sweep
 
+HOLDER = """
+import sys, time
+from pathlib import Path
+from wire.ring import Ring
+ring = Ring(Path(sys.argv[1]), 10, 2)
+print("made", flush=True)
+time.sleep(60)
+"""
+
 
 def picture(value: int, size: int) -> np.ndarray:
     return np.full(size, value % 251, np.uint8)
@@ -80,8 +89,7 @@ def test_a_slot_that_cannot_be_is_refused(tmp_path: Path, slot: RingSlot) -> Non
 
 
 def test_rings_of_killed_processes_are_swept_and_those_of_living_ones_are_not(tmp_path: Path) -> None:
-    code = "import sys,time; from pathlib import Path; from wire.ring import Ring; r=Ring(Path(sys.argv[1]),10,2); print(1,flush=True); time.sleep(60)"
-    child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
+    child = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE)
     assert child.stdout and child.stdout.readline()
     mine = Ring(tmp_path, 10, slots=1)
     assert sweep(tmp_path) == 0
