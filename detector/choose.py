@@ -88,10 +88,10 @@ def full_shape(model: Model, settings: DetectorSettings) -> tuple[int, int]:
 
 
 def choose(trials: Trials) -> Choice:
-    """Try the wanted engine, or under `auto` each installed one in order of preference.
+    """Try the wanted engine, or under `auto` every installed one, and take the fastest that accepts the model.
 
-    Raises EngineUnavailable, HeadError, or EngineRefused with what each engine said and which of them would take the
-    model.
+    Trials are kept on disk by model, CPU, engine and version, so all this is measured once. Raises EngineUnavailable,
+    HeadError, or EngineRefused with what each engine said and which of them would take the model.
     """
     model, settings = trials.model, trials.settings
     height, width = full_shape(model, settings)
@@ -102,20 +102,23 @@ def choose(trials: Trials) -> Choice:
     if not wanted:
         needs = " or ".join(kind.needs for kind in engines.KINDS.values())
         raise EngineUnavailable(f"no inference engine is installed: {needs}")
+    verdicts: dict[str, Verdict] = {}
     refusals: dict[str, str] = {}
     for engine in wanted:
-        verdict = trials.at_some_batch(engine, height, width)
-        if verdict.accepted:
-            rectangular, why = _rectangular(trials, verdict)
-            because = _because(settings, engine, have, refusals)
-            log.info("engine chosen", model=model.name, engine=engine, because=because, ms=verdict.ms)
-            return Choice(engine, verdict, rectangular, why, because)
-        if verdict.unknown_head:
+        verdict = verdicts[engine] = trials.at_some_batch(engine, height, width)
+        if verdict.unknown_head:  # to every engine alike
             raise HeadError(f"{model.name}: {verdict.reason}")
-        refusals[engine] = verdict.reason
-        log.warning("engine refused the model", model=model.name, engine=engine, reason=verdict.reason)
-    others = [trials.at_some_batch(engine, height, width) for engine in have if engine not in refusals]
-    raise EngineRefused(_nobody(model, refusals, others))
+        if not verdict.accepted:
+            refusals[engine] = verdict.reason
+            log.warning("engine refused the model", model=model.name, engine=engine, reason=verdict.reason)
+    if len(refusals) == len(wanted):
+        others = [trials.at_some_batch(engine, height, width) for engine in have if engine not in refusals]
+        raise EngineRefused(_nobody(model, refusals, others))
+    fastest = min((verdict for verdict in verdicts.values() if verdict.accepted), key=lambda verdict: verdict.best_ms)
+    rectangular, why = _rectangular(trials, fastest)
+    because = _because(trials, verdicts)
+    log.info("engine chosen", model=model.name, engine=fastest.engine, because=because, ms=fastest.ms)
+    return Choice(fastest.engine, fastest, rectangular, why, because)
 
 
 def _rectangular(trials: Trials, full: Verdict) -> tuple[bool, str]:
@@ -134,16 +137,19 @@ def _rectangular(trials: Trials, full: Verdict) -> tuple[bool, str]:
     return True, f"tried at {height}x{full.width}: {half.ms:.1f} ms, {full.ms:.1f} ms at {full.height}x{full.width}"
 
 
-def _because(settings: DetectorSettings, engine: str, have: dict[str, str], refusals: dict[str, str]) -> str:
-    if settings.engine != "auto":
+def _because(trials: Trials, verdicts: dict[str, Verdict]) -> str:
+    """The measurements, quickest first, and why the other engines are out of the running."""
+    if trials.settings.engine != "auto":
         return "the config asks for it"
-    if refusals:
-        return "; ".join(f"{name} refused the model: {reason}" for name, reason in refusals.items())
-    missing = [name for name in engines.KINDS if name not in have]
-    first = next(iter(engines.KINDS))
-    if engine != first:
-        return f"not installed: {', '.join(missing)}"
-    return "the fastest installed engine takes the model"
+    takers = sorted((verdict for verdict in verdicts.values() if verdict.accepted), key=lambda verdict: verdict.best_ms)
+    times = ", ".join(f"{verdict.engine} {verdict.best_ms:.1f} ms" for verdict in takers)
+    cores = f"{trials.num_cores} core" + ("s" if trials.num_cores > 1 else "")
+    told = [f"{times} at {takers[0].height}x{takers[0].width} on {cores}"]
+    told += [f"{verdict.engine} refused the model: {verdict.reason}" for verdict in verdicts.values() if verdict.reason]
+    missing = [name for name in engines.KINDS if name not in verdicts]
+    if missing:
+        told.append(f"not installed: {', '.join(missing)}")
+    return "; ".join(told)
 
 
 def _nobody(model: Model, refusals: dict[str, str], others: list[Verdict]) -> str:

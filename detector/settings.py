@@ -17,7 +17,8 @@ class DetectorSettings(BaseModel):
 
     model: str = Field(default="", description="Path of the ONNX model; empty: no detection until one is given.")
     engine: EngineChoice = Field(
-        default="auto", description="Inference engine; `auto`: deepsparse where it takes the model, else onnxruntime."
+        default="auto",
+        description="Inference engine; `auto`: of those installed, the one that runs the model fastest here.",
     )
     workers: int | Literal["auto"] = Field(
         default="auto", description="Worker processes; `auto`: as many as the usable cores hold (processes)."

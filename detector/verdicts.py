@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import os
 import platform
 import tempfile
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import TypeVar
@@ -15,7 +18,7 @@ import structlog
 
 log = structlog.get_logger()
 
-_FORMAT = 1  # rises when a trial asks more of a model than before, so that old verdicts are not believed
+_FORMAT = 2  # rises when a trial asks more of a model than before, so that old verdicts are not believed
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -45,6 +48,23 @@ def cpu_model() -> str:
         facts.setdefault(name.strip(), value.strip())
     told = [facts[name] for name in ("model name", "flags", "Features", "CPU part") if name in facts]
     return " | ".join([platform.machine(), *told])
+
+
+@contextlib.contextmanager
+def alone(folder: Path | None) -> Iterator[None]:
+    """Keep other processes that share this cache out; the kernel lets them in when we die."""
+    try:
+        folder = folder or default_dir()
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = os.open(folder / "trials.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except (OSError, RuntimeError):  # no cache that can be shared (RuntimeError: no home folder)
+        yield
+        return
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
 
 
 def read(folder: Path | None, name: str, kind: type[T]) -> T | None:

@@ -49,7 +49,7 @@ class EngineKind:
     needs: str  # what to tell a person who wants it
 
 
-# In the order in which `auto` prefers them: DeepSparse was over 3 times faster than ONNX Runtime on the INT8 YOLOv5n.
+# In the order in which they are named and tried; `auto` takes the one that runs the model fastest.
 KINDS: dict[str, EngineKind] = {
     kind.name: kind
     for kind in (
@@ -67,7 +67,7 @@ KINDS: dict[str, EngineKind] = {
 
 
 def installed() -> dict[str, str]:
-    """Version by name of the engines this Python has, in order of preference. Imports none of them."""
+    """Version by name of the engines this Python has, in the order of KINDS. Imports none of them."""
     found = {}
     for kind in KINDS.values():
         spec = importlib.util.find_spec(kind.distribution)

@@ -104,7 +104,7 @@ def test_heads_cut_off_is_taken_or_refused_but_harms_nobody(
     verdict = Trials(parse_model(path.read_bytes(), path.name), settings, 1).at(deepsparse, 1, 416, 416)
     assert verdict.accepted or "the engine" in verdict.reason
     detector = Detector.load(settings)
-    assert detector.choice.engine == (deepsparse if verdict.accepted else "onnxruntime")
+    assert verdict.accepted or detector.choice.engine != deepsparse
     assert detector.detect_image(np.full((416, 416, 3), 114, np.uint8)) == []
 
 
