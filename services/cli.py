@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
+from services import cli_bench, cli_models
+
 if TYPE_CHECKING:
     from services.config import Config
     from services.process import LogOptions
@@ -60,6 +62,7 @@ class Engine(str, Enum):
     auto = "auto"
     deepsparse = "deepsparse"
     onnxruntime = "onnxruntime"
+    openvino = "openvino"
 
 
 class Role(str, Enum):
@@ -390,6 +393,10 @@ def version(as_json: JsonOption = False) -> None:
     from wire.metrics import package_version
 
     typer.echo(json.dumps({"version": package_version()}) if as_json else f"sparsecam {package_version()}")
+
+
+cli_bench.register(app, _in_words)
+cli_models.register(app, _in_words)
 
 
 def main() -> None:

@@ -65,7 +65,7 @@ def complaints(path: Path, env: dict[str, str] | None = None) -> list[str]:
         (
             "cameras:\n  door: {source: a.mp4, profile: keyframe}\n",
             [
-                "2:34: cameras.door.profile: found 'keyframe'; expected one of: all, keyframes; "
+                "2:34: cameras.door.profile: found 'keyframe'; expected one of: all, keyframes, adaptive or null; "
                 "did you mean 'keyframes'?"
             ],
         ),

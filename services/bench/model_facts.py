@@ -1,0 +1,35 @@
+"""Facts of a model file that explain its speed: size, nodes, how much of it is INT8, how many weights are zero."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from detector.model import Model
+
+# Nodes that compute in, or go to and from, eight bits (QLinearConv, ConvInteger, QuantizeLinear...).
+_QUANTISED = ("QLinear", "Integer", "QuantizeLinear", "DequantizeLinear")
+
+
+def model_facts(model: Model) -> dict[str, Any]:
+    """Plain facts. `zero_weights`: share of exact zeros among signed or floating weights of two or more dimensions."""
+    graph = onnx.load_model_from_string(model.data).graph
+    zeros = total = 0
+    for tensor in graph.initializer:
+        if len(tensor.dims) >= 2:
+            weights = numpy_helper.to_array(tensor)
+            if weights.dtype != np.uint8:  # there zero is another number, the zero point
+                zeros += int(weights.size - np.count_nonzero(weights))
+                total += weights.size
+    return {
+        "name": model.name,
+        "sha256": model.sha256,
+        "bytes": len(model.data),
+        "dtype": model.dtype,
+        "nodes": len(graph.node),
+        "quantised_nodes": sum(any(mark in node.op_type for mark in _QUANTISED) for node in graph.node),
+        "zero_weights": round(zeros / total, 4) if total else None,
+    }

@@ -1,0 +1,189 @@
+"""`sparsecam plan`: does this machine hold so many cameras, with how many workers, and how many would it hold."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from detector.choose import Trials, choose
+from detector.cores import Topology, topology
+from detector.layout import worker_sizes
+from detector.model import Model, read_model
+from detector.settings import DetectorSettings
+from ingest.letterbox import target_shape
+from services.bench.bare import BareWorkers, placements
+from services.bench.costs import known_costs
+from services.bench.decode_cost import PROFILES, measure_decode
+from services.bench.figures import latency_summary
+from services.bench.machine import command_line, machine_facts, versions
+from services.bench.plan import BUSY_LIMIT, Plan, Point, Wish, best, check, make_plan
+from services.bench.progress import Steps, steps
+from wire.messages import InputSpec
+
+WARM_UP_S = 0.5  # until the engine's first, slower runs are over
+BATCH = 4  # tried at the best size, to say whether it would gain
+
+
+@dataclass(frozen=True)
+class Job:
+    """What was asked."""
+
+    model: Path
+    engine: str
+    wish: Wish
+    cores: int | None
+    seconds: float  # for each point of the curve
+
+
+def plan(job: Job, *, as_json: bool) -> int:
+    """Measure, add up, print; exit code 1 when the machine does not hold the load."""
+    machine = topology()
+    check(job.wish, job.cores, machine.usable)
+    if job.cores is not None:
+        machine = _first_cores(machine, job.cores)
+    model = read_model(job.model)
+    settings = DetectorSettings.model_validate({"model": str(job.model), "engine": job.engine})
+    choice = choose(Trials(model, settings, 1))
+    spec = InputSpec(choice.verdict.height, choice.verdict.width, model.stride, choice.rectangular)
+    camera = job.wish.camera
+    shape = target_shape(camera.height, camera.width, spec)
+    sizes = worker_sizes(machine)
+    with steps(len(sizes) + 2) as bar:
+        bar.next(f"decoding {camera.width}x{camera.height}")
+        decode = measure_decode(camera, spec, settings.cache_dir)
+        curve = [
+            _point(model, choice.engine, shape, machine=machine, size=size, batch=1, seconds=job.seconds, bar=bar)
+            for size in sizes
+        ]
+        chosen = best(curve)
+        batched = _point(
+            model,
+            choice.engine,
+            shape,
+            machine=machine,
+            size=chosen.cores_per_worker,
+            batch=BATCH,
+            seconds=job.seconds,
+            bar=bar,
+        )
+    costs = known_costs()
+    made = make_plan(job.wish, chosen, decode, costs, machine.usable)
+    held = {
+        profile: make_plan(replace(job.wish, profile=profile), chosen, decode, costs, machine.usable).cameras_held
+        for profile in PROFILES
+    }
+    document = {
+        "command": command_line(),
+        "machine": machine_facts(),
+        "versions": versions(),
+        "model": model.name,
+        "engine": choice.engine,
+        "shape": list(shape),
+        "cameras": job.wish.cameras,
+        "fps": job.wish.fps,
+        "camera": {name: getattr(camera, name) for name in ("width", "height", "fps", "keyframe_s")},
+        "profile": job.wish.profile,
+        "busy_share": job.wish.busy_share,
+        "holds": made.holds,
+        "cameras_held": made.cameras_held,
+        "cameras_held_by_profile": held,
+        "limited_by": made.limited_by,
+        "workers": made.workers,
+        "cores_per_worker": made.cores_per_worker,
+        "batch": made.batch,
+        "usable_cores": made.usable,
+        "busy_limit": BUSY_LIMIT,
+        "utilisation": round(made.utilisation, 4),
+        "cores_by_part": made.cores,
+        "curve": [asdict(point) for point in [*curve, batched]],
+        "decode_cost_ms": {name: getattr(decode, name) for name in decode.__struct_fields__},
+        "frame_costs_ms": {name: getattr(costs, name) for name in costs.__struct_fields__},
+        "arithmetic": made.lines,
+    }
+    if as_json:
+        typer.echo(json.dumps(document))
+    else:
+        _print(document, made, batched)
+    return 0 if made.holds else 1
+
+
+def _first_cores(machine: Topology, count: int) -> Topology:
+    cores = machine.cores[:count]
+    os.sched_setaffinity(0, {cpu for core in cores for cpu in core.cpus})
+    return replace(machine, cores=cores)
+
+
+def _point(
+    model: Model,
+    engine: str,
+    shape: tuple[int, int],
+    *,
+    machine: Topology,
+    size: int,
+    batch: int,
+    seconds: float,
+    bar: Steps,
+) -> Point:
+    workers = max(1, machine.usable // size)
+    bar.next(f"{workers} workers of {size} cores, batch {batch}")
+    with BareWorkers(
+        model, engine, [shape], cpus=placements(machine, workers, size), num_cores=size, batch=batch
+    ) as bare:
+        result = bare.run(seconds, WARM_UP_S)
+    latency_ms = latency_summary(result.latencies_ms)["median"]
+    core_ms = 1e3 * result.cpu_s / (result.runs * batch)
+    return Point(size, workers, batch, round(result.items_per_s, 2), latency_ms, round(core_ms, 3))
+
+
+def _print(document: dict[str, Any], made: Plan, batched: Point) -> None:
+    console = Console(width=None if sys.stdout.isatty() else 140, highlight=False, soft_wrap=True)
+    camera, profile = document["camera"], document["profile"]
+    answer = "holds" if made.holds else "does NOT hold"
+    console.print(
+        f"This machine {answer} {document['cameras']} cameras of {camera['width']}x{camera['height']} at "
+        f"{camera['fps']:g} fps with {document['fps']:g} detections a second each "
+        f"(profile {profile}); it would hold {made.cameras_held}."
+    )
+    by_profile = ", ".join(f"{name} {count}" for name, count in document["cameras_held_by_profile"].items())
+    console.print(f"Cameras held by profile: {by_profile} (adaptive busy {document['busy_share']:.3g} of the time)")
+    console.print(
+        f"Set detector.workers: {made.workers}, detector.cores_per_worker: {made.cores_per_worker}; batch {made.batch}"
+        f" ({document['engine']} at {document['shape'][0]}x{document['shape'][1]})\n"
+    )
+    table = Table(title="engine, all workers at once", title_justify="left")
+    for name in ("workers x cores", "batch", "items/s", "median ms", "CPU ms/item"):
+        table.add_column(name, justify="right")
+    for point in document["curve"]:
+        one = Point(**point)
+        row = f"{one.items_per_s:.1f}", f"{one.latency_ms:.2f}", f"{one.core_ms:.2f}"
+        table.add_row(f"{one.workers} x {one.cores_per_worker}", str(one.batch), *row)
+    console.print(table)
+    gain = next(
+        point["core_ms"]
+        for point in document["curve"]
+        if point["cores_per_worker"] == made.cores_per_worker and point["batch"] == 1
+    )
+    gain /= batched.core_ms
+    console.print(
+        f"Batch {batched.batch}: {100 * (gain - 1):+.0f} % items a CPU second; workers infer one frame at a time.\n"
+    )
+    for line in made.lines:
+        console.print(line)
+    table = Table(title=f"cores used by {document['cameras']} cameras", title_justify="left")
+    for part in [*made.cores, "all", "of"]:
+        table.add_column(part, justify="right")
+    shares = [f"{share:.3f}" for share in made.cores.values()]
+    table.add_row(*shares, f"{made.used:.3f}", f"{made.usable} ({100 * made.utilisation:.0f} %)")
+    console.print(table)
+    console.print(
+        f"At most {100 * BUSY_LIMIT:.0f} % of the cores are planned for. Load average while measuring: "
+        f"{document['machine']['load_average']}; CPU times, of which all this is made, hardly feel it."
+    )
