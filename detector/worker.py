@@ -21,13 +21,20 @@ from wire.messages import DetectionRecord, Outcome, Work
 
 log = structlog.get_logger()
 
+# While frames are waiting, a record may wait this long for others to be published with: waking the publisher, Redis and
+# the sink costs more CPU than the record does. A worker that has caught up publishes at once.
+LINGER_S = 0.015
 LOOK_UP_S = 0.2  # how often an idle worker looks whether it is to stop
 
 
 class Publisher(Protocol):
-    """Where records go; it calls the worker's `published` or `shed` for each."""
+    """Where records go; it tells each to the worker's `published` or `shed`."""
 
-    def put(self, record: DetectionRecord) -> None: ...
+    def put(self, record: DetectionRecord, *, hurry: bool) -> None:
+        """Take a record; without `hurry` it may wait for one that has it."""
+
+    def hurry(self) -> None:
+        """Publish what waits."""
 
 
 @dataclass
@@ -64,30 +71,47 @@ class Worker:
         self._observe = observe
         self._unpublished: dict[tuple[str, str, int], Work] = {}  # file frames whose detections Redis does not have yet
         self._lock = threading.Lock()
+        self._lingering_since_s: float | None = None
 
     def run(self, publisher: Publisher, stop: threading.Event) -> None:
         """Work until `stop`; a frame begun is finished."""
         while not stop.is_set():
-            if got := self._source.next(LOOK_UP_S):
-                self._infer(*got, publisher)
+            got = self._source.next(LOOK_UP_S)
+            if got and not self._detector.is_compiled(got[0].frame.height, got[0].frame.width):
+                publisher.hurry()
+                self._source.be_patient(self._compile_s)
+            record = self._infer(*got) if got else None
+            self._publish(record, publisher)
 
-    def _infer(self, work: Work, pixels: memoryview, publisher: Publisher) -> None:
+    def _publish(self, record: DetectionRecord | None, publisher: Publisher) -> None:
+        """Hand a record over; while the next frame is at hand already, a few records go together."""
+        now_s = time.monotonic()
+        if record is None:
+            if self._lingering_since_s is not None:
+                publisher.hurry()
+                self._lingering_since_s = None
+            return
+        since_s = now_s if self._lingering_since_s is None else self._lingering_since_s
+        next_s = now_s + self.stats.last_inference_ms / 1000
+        hurry = next_s - since_s > LINGER_S or not self._source.has_more
+        publisher.put(record, hurry=hurry)
+        self._lingering_since_s = None if hurry else since_s
+
+    def _infer(self, work: Work, pixels: memoryview) -> DetectionRecord | None:
         header = work.frame
-        if not self._detector.is_compiled(header.height, header.width):
-            self._source.be_patient(self._compile_s)
         start_ns = time.monotonic_ns()
         if not header.lossless and self._max_age_ns is not None and start_ns - header.captured_ns > self._max_age_ns:
             self.stats.stale += 1
-            self._source.done(work, "stale")
-            return
+            self._source.done(work, outcome="stale")
+            return None
         try:
             detections = self._detector.detect(header, pixels)
         except DetectorError as error:
             self.stats.failed += 1
             outcome: Outcome = "bad_frame" if isinstance(error, BadFrame) else "inference_error"
             log.warning("frame not detected", camera=header.camera, seq=header.seq, cause=outcome, error=str(error))
-            self._source.done(work, outcome)
-            return
+            self._source.done(work, outcome=outcome)
+            return None
         end_ns = time.monotonic_ns()
         record = DetectionRecord(
             camera=header.camera,
@@ -111,24 +135,27 @@ class Worker:
                 self._unpublished[(header.camera, header.session, header.seq)] = work
             self._source.inferred(work)
         else:
-            self._source.done(work, "detected")
-        publisher.put(record)
+            self._source.done(work, outcome="detected")
         self.stats.detected += 1
         self.stats.last_inference_ms = (end_ns - start_ns) / 1e6
         self._observe("queue", (start_ns - header.captured_ns) / 1e9)
         self._observe("inference", (end_ns - start_ns) / 1e9)
+        return record
 
-    def published(self, record: DetectionRecord) -> None:
-        """Redis has this record. Called by the publisher's thread."""
-        self._observe("publish", (time.monotonic_ns() - record.inference_end_ns) / 1e9)
-        self._end(record, "detected")
+    def published(self, records: list[DetectionRecord]) -> None:
+        """Redis has these records. Called by the publisher's thread."""
+        now_ns = time.monotonic_ns()
+        for record in records:
+            self._observe("publish", (now_ns - record.inference_end_ns) / 1e9)
+        self._end(records, "detected")
 
-    def shed(self, record: DetectionRecord) -> None:
-        """The outbox was full while Redis was away, and gave this record up."""
-        self._end(record, "unpublished")
+    def shed(self, records: list[DetectionRecord]) -> None:
+        """The outbox was full while Redis was away, and gave these records up."""
+        self._end(records, "unpublished")
 
-    def _end(self, record: DetectionRecord, outcome: Outcome) -> None:
+    def _end(self, records: list[DetectionRecord], outcome: Outcome) -> None:
+        keys = [(record.camera, record.session, record.seq) for record in records]
         with self._lock:
-            work = self._unpublished.pop((record.camera, record.session, record.seq), None)
-        if work:
-            self._source.done(work, outcome)
+            works = [work for key in keys if (work := self._unpublished.pop(key, None))]
+        if works:
+            self._source.done(*works, outcome=outcome)

@@ -24,6 +24,7 @@ from wire.curve import CurveKeys, protect_client
 from wire.messages import (
     Beat,
     Done,
+    Ended,
     Inferred,
     InputSpec,
     Leave,
@@ -116,11 +117,11 @@ class WorkSource:
             self._holding += 1
         pixels = self._pixels(work.frame.slot, parts)
         if pixels is None:  # its slot holds another frame: this one was ended without us
-            self.done(work, "stale")
+            self.done(work, outcome="stale")
             return None
         if len(pixels) != work.frame.pixel_bytes:
             self.malformed += 1
-            self.done(work, "bad_frame")
+            self.done(work, outcome="bad_frame")
             return None
         return work, pixels
 
@@ -133,11 +134,16 @@ class WorkSource:
         """This frame leaves room for another; it stays ours until `done`."""
         self._send(self._frames, Inferred(work.frame.camera, work.order))
 
-    def done(self, work: Work, outcome: Outcome) -> None:
-        """This frame's way has ended."""
+    @property
+    def has_more(self) -> bool:
+        """Whether another frame is at hand. Belongs to the thread of `next`."""
+        return bool(self._frames.poll(0))
+
+    def done(self, *works: Work, outcome: Outcome) -> None:
+        """These frames' ways have ended."""
         with self._control_lock:
-            self._holding -= 1
-        self._say(Done(work.frame.camera, work.order, outcome))
+            self._holding -= len(works)
+        self._say(Done([Ended(work.frame.camera, work.order, outcome) for work in works]))
 
     def be_patient(self, seconds: float) -> None:
         """This frame takes long, for a good reason (its shape is compiled first): do not give us up until then."""

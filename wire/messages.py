@@ -128,12 +128,18 @@ class Inferred(Struct, frozen=True, array_like=True, tag="inferred.1"):
     order: int
 
 
-class Done(Struct, frozen=True, array_like=True, tag="done.1"):
-    """Worker to broker: this frame's way has ended."""
+class Ended(Struct, frozen=True, array_like=True):
+    """A frame that a worker is finished with."""
 
     camera: str
     order: int
     outcome: Outcome
+
+
+class Done(Struct, frozen=True, array_like=True, tag="done.1"):
+    """Worker to broker: these frames' ways have ended."""
+
+    frames: list[Ended]
 
 
 class Leave(Struct, frozen=True, array_like=True, tag="leave.1"):

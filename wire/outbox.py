@@ -31,7 +31,7 @@ RETRY_MOST_S = 0.5
 # (no memory, read-only replica, loading, no permission...) pass or are mended, and the record waits.
 LASTING = ("WRONGTYPE",)
 
-Callback = Callable[[DetectionRecord], None]
+Callback = Callable[[list[DetectionRecord]], None]
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Outbox:
 
     `put` never blocks. While Redis is away the oldest record makes room for a new one. A connection that is lost in the
     middle leaves open what arrived; everything unanswered is sent again, which publish-once makes harmless.
-    Exactly one of `on_published` and `on_shed` is called for each record, from the publishing thread or, for what a
+    Each record is told once, in a list to `on_published` or `on_shed`, from the publishing thread or, for what a
     `put` pushes out, from its caller. A record that arrived while its answer was lost may thus be told as shed.
     """
 
@@ -77,6 +77,7 @@ class Outbox:
         self._changed = threading.Condition()
         self._queue: deque[_Waiting] = deque()
         self._sending = 0  # records at the head of the queue that are on their way
+        self._due = 0  # records at the head of the queue that wait for no others
         self._deadline: float | None = None  # set by close: when to give up
         self._ended = False
         self._link: Link | None = None
@@ -84,8 +85,12 @@ class Outbox:
         self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
         self._thread.start()
 
-    def put(self, record: DetectionRecord) -> None:
-        """Take a record; never blocks. Raises WireError for a camera name or a number that cannot be written."""
+    def put(self, record: DetectionRecord, *, hurry: bool = True) -> None:
+        """Take a record; never blocks. Raises WireError for a camera name or a number that cannot be written.
+
+        Without `hurry` it waits for the next one that has it: waking the publisher costs several times what a record
+        does, so a busy worker wakes it for a few records at once.
+        """
         waiting = _Waiting(record, publish_once(record, self._maxlen))
         pushed_out: DetectionRecord | None = None
         with self._changed:
@@ -97,15 +102,27 @@ class Outbox:
                     # What is on its way may arrive: the oldest that is not goes, be it this one.
                     pushed_out = self._queue[self._sending].record
                     del self._queue[self._sending]
-                self._changed.notify_all()
+                    self._due = min(self._due, len(self._queue))
+                if hurry:
+                    self._hurry()
             if pushed_out is not None:
                 self._shed += 1
         if pushed_out is not None:
-            self._tell(self._on_shed, pushed_out)
+            self._tell(self._on_shed, [pushed_out])
+
+    def hurry(self) -> None:
+        """Publish what waits for others."""
+        with self._changed:
+            self._hurry()
+
+    def _hurry(self) -> None:
+        self._due = len(self._queue)
+        self._changed.notify_all()
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until nothing is held; False when that took longer."""
         with self._changed:
+            self._hurry()
             return self._changed.wait_for(lambda: not self._queue, timeout_s)
 
     def close(self, timeout_s: float) -> OutboxStats:
@@ -154,7 +171,7 @@ class Outbox:
     def _take(self) -> list[_Waiting]:
         """Wait for records and mark them as on their way; nothing when closed and empty, or out of time."""
         with self._changed:
-            self._changed.wait_for(lambda: self._queue or self._deadline is not None)
+            self._changed.wait_for(lambda: self._due or self._deadline is not None)
             if self._deadline is not None and time.monotonic() >= self._deadline:
                 return []
             self._sending = min(len(self._queue), BATCH)
@@ -180,20 +197,23 @@ class Outbox:
 
     def _settle(self, batch: list[_Waiting], replies: list[Any]) -> None:
         # First the callbacks, while the records still count as held: who waits in flush finds them done.
-        refused = 0
+        refused = []
+        published = []
         for (record, _), reply in zip(batch, replies, strict=True):
             if isinstance(reply, redis.ResponseError):
-                refused += 1
+                refused.append(record)
                 log.error("detections refused", camera=record.camera, seq=record.seq, reason=str(reply))
-                self._tell(self._on_shed, record)
             else:
-                self._tell(self._on_published, record)
+                published.append(record)
+        self._tell(self._on_published, published)
+        self._tell(self._on_shed, refused)
         with self._changed:
             for _ in batch:
                 self._queue.popleft()
             self._sending = 0
-            self._refused += refused
-            self._published += len(batch) - refused
+            self._due = max(0, self._due - len(batch))
+            self._refused += len(refused)
+            self._published += len(published)
             self._repeated += sum(reply is None for reply in replies)
             self._changed.notify_all()
 
@@ -219,18 +239,17 @@ class Outbox:
         with self._changed:
             rest = list(self._queue)
             self._queue.clear()
-            self._sending = 0
+            self._sending = self._due = 0
             self._shed += len(rest)
-        for record, _ in rest:
-            self._tell(self._on_shed, record)
+        self._tell(self._on_shed, [record for record, _ in rest])
         with self._changed:
             self._changed.notify_all()
 
     @staticmethod
-    def _tell(callback: Callback | None, record: DetectionRecord) -> None:
-        if callback is None:
+    def _tell(callback: Callback | None, records: list[DetectionRecord]) -> None:
+        if callback is None or not records:
             return
         try:
-            callback(record)
+            callback(records)
         except Exception:  # a fault in the caller's callback must not end publishing
-            log.exception("outbox callback failed", camera=record.camera, seq=record.seq)
+            log.exception("outbox callback failed", records=len(records))

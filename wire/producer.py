@@ -42,7 +42,6 @@ from wire.ring import SharedPixels, sweep
 log = structlog.get_logger()
 
 HELLO_S = 0.5
-WINDOW_LOOK_S = 0.5  # a waiting file is woken by every ending; this is for the one that would be missed
 LISTEN_S = 0.1  # the longest time after which a missing broker is looked for again
 BROKER_SILENCE_S = 2.0  # the broker gives five signs of life a second
 # A live camera has one frame in the broker's slot and a few with workers; more unsettled ones than this mean that the
@@ -113,8 +112,9 @@ class CameraPort:
             if not self._link.broker_alive:
                 return "broker_lost"
             return "overwritten" if len(self._unsettled) >= LIVE_UNSETTLED else None
-        while len(self._unsettled) >= self._window and not self._closing:
-            self._settled.wait(WINDOW_LOOK_S)
+        if len(self._unsettled) >= self._window:
+            # Woken when half the window is free, and not for every frame: waking costs more than the waiting saves.
+            self._settled.wait_for(lambda: self._half_free or self._closing)
         return "stopped" if self._given_up else None
 
     def settle(self, session: str, seq: int, outcome: Outcome) -> None:
@@ -125,7 +125,12 @@ class CameraPort:
                 self._shared.free(sent.slot)
             self._unsent.discard((session, seq))
             self.ledger.settled(session, seq, outcome)
-            self._settled.notify_all()
+            if self._half_free:
+                self._settled.notify_all()
+
+    @property
+    def _half_free(self) -> bool:
+        return len(self._unsettled) <= self._window // 2
 
     def drain(self, timeout_s: float) -> bool:
         """Wait until every sent frame has ended; False when some have not in that time."""

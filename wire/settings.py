@@ -29,7 +29,7 @@ class LinkSettings(BaseModel):
         500, ge=1, le=60_000, description="A live frame older than this at dispatch is dropped as stale (milliseconds)."
     )
     lossless_window: int = Field(
-        16, ge=1, le=1024, description="Frames of one file on their way at once (back-pressure; frames)."
+        32, ge=1, le=1024, description="Frames of one file on their way at once (back-pressure; frames)."
     )
     worker_credit: int = Field(
         2, ge=1, le=64, description="Frames a worker holds: one in inference, the others already at hand (frames)."

@@ -161,6 +161,7 @@ def test_an_outage_of_redis_loses_no_alert(
     running = start_sink(own_valkey.url)
     publish(own_valkey.url, *(detection_record(seq, "pistol") for seq in range(0, 11)))
     wait_until(lambda: len(alerts_of(own_valkey.url)) == 1)
+    wait_until(lambda: running.sink.snapshot().alerts_waiting == 0)  # it has heard that the alert is stored
     kill(own_valkey, wait_until)
     own_valkey.start()
     publish(own_valkey.url, *(detection_record(seq, "pistol") for seq in range(11, 41)))

@@ -18,7 +18,7 @@ def main(endpoint: str, notes: Path, work_ms: float, rings: Path | None) -> None
                 work, pixels = got
                 time.sleep(work_ms / 1000)
                 out.write(f"{work.frame.camera} {work.frame.seq} {bytes(pixels[:4]).hex()}\n")
-                source.done(work, "detected")
+                source.done(work, outcome="detected")
 
 
 if __name__ == "__main__":

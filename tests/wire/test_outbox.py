@@ -46,8 +46,8 @@ def make_outbox(told: Told) -> Iterator[Callable[..., Outbox]]:
                 lambda: connect(settings),
                 capacity,
                 maxlen=100_000,
-                on_published=lambda record: told.published.append(record.seq),
-                on_shed=lambda record: told.shed.append(record.seq),
+                on_published=lambda records: told.published.extend(record.seq for record in records),
+                on_shed=lambda records: told.shed.extend(record.seq for record in records),
             )
         )
         return made[-1]
