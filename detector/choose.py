@@ -15,6 +15,11 @@ from detector.trial import Verdict, try_model
 log = structlog.get_logger()
 
 
+_BATCHES = (4, 2)  # larger ones gained little more on the reference model, and hold more frames back
+_BATCH_MS = 40.0  # what inferring a batch may take: the first frame of it waits for the last
+_BATCH_GAIN = 0.95  # less than a twentieth is within what such a measurement wavers
+
+
 @dataclass(frozen=True)
 class Choice:
     """The outcome: a verdict at the full shape, and the reasons in words."""
@@ -24,6 +29,8 @@ class Choice:
     rectangular: bool
     rectangular_because: str
     because: str
+    batch: int  # frames worth inferring at once when so many wait
+    batch_because: str
 
 
 @dataclass(frozen=True)
@@ -117,8 +124,31 @@ def choose(trials: Trials) -> Choice:
     fastest = min((verdict for verdict in verdicts.values() if verdict.accepted), key=lambda verdict: verdict.best_ms)
     rectangular, why = _rectangular(trials, fastest)
     because = _because(trials, verdicts)
+    batch, batch_why = _batch(trials, fastest)
     log.info("engine chosen", model=model.name, engine=fastest.engine, because=because, ms=fastest.ms)
-    return Choice(fastest.engine, fastest, rectangular, why, because)
+    return Choice(fastest.engine, fastest, rectangular, why, because, batch, batch_why)
+
+
+def _batch(trials: Trials, single: Verdict) -> tuple[int, str]:
+    """How many frames to infer at once when so many wait, and why."""
+    wanted = trials.settings.batch
+    if single.batch != 1 or wanted == 1:
+        return 1, "detector.batch is 1" if wanted == 1 else "the graph has a batch of its own"
+    reasons = []
+    for size in _BATCHES if wanted == "auto" else (wanted,):
+        if wanted == "auto" and size * single.best_ms > _BATCH_MS:
+            reasons.append(f"{size} take over {_BATCH_MS:g} ms")
+            continue
+        several = trials.at(single.engine, size, single.height, single.width)
+        if not several.accepted:
+            reasons.append(f"{size}: {several.reason}")
+            continue
+        each_ms = several.best_ms / size
+        told = f"{size} at once take {each_ms:.2f} ms each, one alone {single.best_ms:.2f} ms"
+        if wanted != "auto" or each_ms < _BATCH_GAIN * single.best_ms:
+            return size, told
+        reasons.append(told)
+    return 1, "; ".join(reasons)
 
 
 def _rectangular(trials: Trials, full: Verdict) -> tuple[bool, str]:

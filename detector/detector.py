@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,17 @@ class _Compiled:
     filler: TensorFiller
 
 
+@dataclass(frozen=True)
+class _Shape:
+    """The model at one input shape: for a frame alone, and for several where that pays."""
+
+    single: _Compiled
+    several: _Compiled | None
+
+
+Frame = tuple[FrameHeader, memoryview | Pixels]
+
+
 class Detector:
     """One model on one engine. Compiles each input shape when it first comes, after a child process survived it.
 
@@ -64,7 +76,8 @@ class Detector:
         self._settings = settings
         self._num_cores = trials.num_cores
         self._trials = trials
-        self._compiled: OrderedDict[tuple[int, int], _Compiled] = OrderedDict()
+        self.batch = choice.batch  # frames worth handing to `detect_batch` at once
+        self._compiled: OrderedDict[tuple[int, int], _Shape] = OrderedDict()
         self._refused: dict[tuple[int, int], str] = {}
 
     @classmethod
@@ -104,6 +117,8 @@ class Detector:
             "classes": [self.labels[number] for number in sorted(self.labels)],
             "rectangular": self.spec.rectangular,
             "rectangular_because": self.choice.rectangular_because,
+            "batch": self.batch,
+            "batch_because": self.choice.batch_because,
             "trial_ms": verdict.ms,
             "compiled": [f"{height}x{width}" for height, width in self._compiled],
         }
@@ -118,15 +133,28 @@ class Detector:
 
     def detect(self, header: FrameHeader, pixels: memoryview | Pixels) -> list[Detection]:
         """Objects in one letterboxed frame, best first; raises BadFrame or EngineRefused."""
-        _check_geometry(header)
-        compiled = self._at(header.height, header.width)
+        return self._run(self._at(header.height, header.width).single, [(header, pixels)])[0]
+
+    def detect_batch(self, frames: Sequence[Frame]) -> list[list[Detection]]:
+        """Objects in frames of one shape, as `detect` finds them; quickest for `batch` frames. Raises as it does."""
+        first, _ = frames[0]
+        shape = self._at(first.height, first.width)
+        if shape.several is None or len(frames) != self.batch:
+            return [self.detect(header, pixels) for header, pixels in frames]
+        return self._run(shape.several, frames)
+
+    def _run(self, compiled: _Compiled, frames: Sequence[Frame]) -> list[list[Detection]]:
         start = time.perf_counter()
-        tensor = compiled.filler.fill(header, pixels)
+        for place, (header, pixels) in enumerate(frames):
+            _check_geometry(header)
+            compiled.filler.fill(header, pixels, place)
         filled = time.perf_counter()
-        outputs = compiled.engine.infer(tensor)
+        outputs = compiled.engine.infer(compiled.filler.tensor)
         inferred = time.perf_counter()
-        found = self._select(compiled.head, compiled.head.decode(outputs, self._settings.conf_thres))
-        detections = self._to_source(found, header)
+        detections = []
+        for place, (header, _) in enumerate(frames):
+            candidates = compiled.head.decode(outputs, self._settings.conf_thres, place)
+            detections.append(self._to_source(self._select(compiled.head, candidates), header))
         self.last = StageTimes(
             (filled - start) * 1e3, (inferred - filled) * 1e3, (time.perf_counter() - inferred) * 1e3
         )
@@ -154,7 +182,7 @@ class Detector:
         )
         return self.detect(header, fitted.pixels)
 
-    def _at(self, height: int, width: int) -> _Compiled:
+    def _at(self, height: int, width: int) -> _Shape:
         """The model compiled for this shape; the least recently used shape makes room."""
         shape = height, width
         known = self._compiled.get(shape)
@@ -165,7 +193,8 @@ class Detector:
         if shape in self._refused:
             raise EngineRefused(self._refused[shape])
         try:
-            compiled = self._compile(height, width)
+            single = self._compile(height, width, self.choice.verdict.batch)
+            compiled = _Shape(single, self._several(height, width))
         except EngineRefused as error:
             # Remembered, or every frame of this shape would cost a trial.
             self._refused[shape] = str(error)
@@ -191,8 +220,16 @@ class Detector:
             )
             raise BadFrame(f"a picture of {height}x{width}; {self.model.name} wants {wanted}")
 
-    def _compile(self, height: int, width: int) -> _Compiled:
-        batch = self.choice.verdict.batch
+    def _several(self, height: int, width: int) -> _Compiled | None:
+        if self.batch == 1:
+            return None
+        try:
+            return self._compile(height, width, self.batch)
+        except EngineRefused as error:
+            log.warning("frames of this shape go one by one", height=height, width=width, reason=str(error))
+            return None
+
+    def _compile(self, height: int, width: int, batch: int) -> _Compiled:
         verdict = self._trials.at(self.choice.engine, batch, height, width)
         if not verdict.accepted:
             raise EngineRefused(
@@ -209,6 +246,7 @@ class Detector:
             model=self.model.name,
             height=height,
             width=width,
+            batch=batch,
             **engine.describe(),
             seconds=round(time.perf_counter() - start, 2),
         )

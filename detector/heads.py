@@ -64,23 +64,23 @@ class Head:
         levels = f", strides {'/'.join(map(str, self.strides))}" if self.strides else ", NMS inside"
         return f"{self.kind} ({classes}{levels})"
 
-    def decode(self, outputs: Sequence[Array], conf_thres: float) -> Candidates:
-        """Candidates of the first picture of the batch that score above `conf_thres`.
+    def decode(self, outputs: Sequence[Array], conf_thres: float, place: int = 0) -> Candidates:
+        """Candidates of one picture of the batch that score above `conf_thres`.
 
         The score of YOLOv5 is objectness * class score, of the others the class score. Rows below the threshold are
         left before anything is computed of them. Raises EngineRefused where the scores are no numbers.
         """
         if self.kind == "yolov5":
-            return _decode_yolov5(outputs[self.outputs[0]][0], conf_thres)
+            return _decode_yolov5(outputs[self.outputs[0]][place], conf_thres)
         if self.kind == "yolov8":
-            return _decode_yolov8(outputs[self.outputs[0]][0], conf_thres)
+            return _decode_yolov8(outputs[self.outputs[0]][place], conf_thres)
         if self.kind == "yolov8-transposed":
-            return _decode_yolov8(outputs[self.outputs[0]][0].T, conf_thres)
+            return _decode_yolov8(outputs[self.outputs[0]][place].T, conf_thres)
         if self.kind == "end-to-end":
-            rows = outputs[self.outputs[0]][0]
+            rows = outputs[self.outputs[0]][place]
             rows = rows[_above(rows[:, 4], conf_thres)]
             return _candidates(rows[:, :4], rows[:, 4], rows[:, 5])
-        count, boxes, scores, classes = (outputs[index][0] for index in self.outputs)
+        count, boxes, scores, classes = (outputs[index][place] for index in self.outputs)
         picked = _above(scores[: int(np.ravel(count)[0])], conf_thres)
         return _candidates(boxes[picked], scores[picked], classes[picked])
 

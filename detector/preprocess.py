@@ -23,7 +23,7 @@ Pixels = NDArray[np.uint8]
 
 
 class TensorFiller:
-    """Owns the input tensor of one compiled shape and fills its first picture; allocates nothing per frame."""
+    """Owns the input tensor of one compiled shape and fills its pictures; allocates nothing per frame."""
 
     def __init__(self, model: Model, batch: int, height: int, width: int) -> None:
         self.tensor: NDArray[Any] = model.tensor(batch, height, width, GREY)
@@ -33,26 +33,27 @@ class TensorFiller:
             0 if self._whole else 1 / 255
         )  # of the tensor's type: no detour by float64
         self._height, self._width = height, width
-        picture = self.tensor[0]
         # Where the model takes bytes they go straight into its tensor, else into a tensor of bytes scaled afterwards.
-        self._bytes: Pixels = picture if self._whole else np.empty(picture.shape, dtype=np.uint8)
-        self._planes = [self._bytes[channel] for channel in range(3)] if self._nchw else []
-        self._rgb: Pixels = np.empty((height, width, 3), np.uint8) if self._nchw else self._bytes
+        scratch = None if self._whole else np.empty(self.tensor.shape[1:], dtype=np.uint8)
+        self._bytes: list[Pixels] = [picture if scratch is None else scratch for picture in self.tensor]
+        self._planes = [[target[channel] for channel in range(3)] for target in self._bytes] if self._nchw else []
+        self._rgb: Pixels = np.empty((height, width, 3), np.uint8)
 
-    def fill(self, header: FrameHeader, pixels: memoryview | Pixels) -> NDArray[Any]:
-        """The tensor with this frame in its first place (valid until the next call); raises BadFrame."""
+    def fill(self, header: FrameHeader, pixels: memoryview | Pixels, place: int = 0) -> NDArray[Any]:
+        """The tensor with this frame in one of its places (valid until the next call); raises BadFrame."""
         flat = _flat(header, pixels)
+        target = self._bytes[place]
         if header.pixel_format == "i420":
             planes = flat.reshape(self._height * 3 // 2, self._width)
             rgb = cv2.cvtColor(planes, cv2.COLOR_YUV2RGB_I420, dst=self._rgb)
         else:
             rgb = flat.reshape(self._height, self._width, 3)
         if self._nchw:
-            cv2.split(rgb, self._planes)
-        elif rgb is not self._bytes:
-            np.copyto(self._bytes, rgb)
+            cv2.split(rgb, self._planes[place])
+        else:
+            np.copyto(target, rgb)
         if not self._whole:
-            np.multiply(self._bytes, self._scale, out=self.tensor[0])
+            np.multiply(target, self._scale, out=self.tensor[place])
         return self.tensor
 
 

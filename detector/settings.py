@@ -57,6 +57,10 @@ class DetectorSettings(BaseModel):
         le=32,
         description="Compiled shapes kept in memory; the least recently used goes first (shapes).",
     )
+    batch: int | Literal["auto"] = Field(
+        default="auto",
+        description="Frames inferred at once when so many wait; `auto`: 4 or 2 where that measures faster (frames).",
+    )
     trial_timeout_s: float = Field(
         default=120, gt=0, le=3600, description="Time limit of the child process that tries the model first (seconds)."
     )
@@ -76,6 +80,13 @@ class DetectorSettings(BaseModel):
     def _some_workers(cls, value: int | str) -> int | str:
         if isinstance(value, int) and not 1 <= value <= 1024:
             raise ValueError("expected `auto` or 1 to 1024 workers")
+        return value
+
+    @field_validator("batch")
+    @classmethod
+    def _some_frames(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and not 1 <= value <= 32:
+            raise ValueError("expected `auto` or 1 to 32 frames")
         return value
 
     @field_validator("image_shape", "warm_shapes")

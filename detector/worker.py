@@ -16,8 +16,8 @@ import structlog
 
 from detector.detector import Detector
 from detector.errors import BadFrame, DetectorError
-from wire.consumer import WorkSource
-from wire.messages import DetectionRecord, Outcome, Work
+from wire.consumer import Item, WorkSource
+from wire.messages import Detection, DetectionRecord, FrameHeader, Outcome, Work
 
 log = structlog.get_logger()
 
@@ -76,44 +76,59 @@ class Worker:
     def run(self, publisher: Publisher, stop: threading.Event) -> None:
         """Work until `stop`; a frame begun is finished."""
         while not stop.is_set():
-            got = self._source.next(LOOK_UP_S)
-            if got and not self._detector.is_compiled(got[0].frame.height, got[0].frame.width):
+            batch = self._source.next_batch(LOOK_UP_S, self._detector.batch)
+            if batch and not self._detector.is_compiled(batch[0][0].frame.height, batch[0][0].frame.width):
                 publisher.hurry()
                 self._source.be_patient(self._compile_s)
-            record = self._infer(*got) if got else None
-            self._publish(record, publisher)
+            fresh = [item for item in batch if not self._is_stale(item[0])]
+            self._publish(self._infer(fresh) if fresh else [], publisher)
 
-    def _publish(self, record: DetectionRecord | None, publisher: Publisher) -> None:
-        """Hand a record over; while the next frame is at hand already, a few records go together."""
-        now_s = time.monotonic()
-        if record is None:
-            if self._lingering_since_s is not None:
-                publisher.hurry()
-                self._lingering_since_s = None
-            return
-        since_s = now_s if self._lingering_since_s is None else self._lingering_since_s
-        next_s = now_s + self.stats.last_inference_ms / 1000
-        hurry = next_s - since_s > LINGER_S or not self._source.has_more
-        publisher.put(record, hurry=hurry)
-        self._lingering_since_s = None if hurry else since_s
-
-    def _infer(self, work: Work, pixels: memoryview) -> DetectionRecord | None:
+    def _is_stale(self, work: Work) -> bool:
         header = work.frame
+        age_ns = time.monotonic_ns() - header.captured_ns
+        if header.lossless or self._max_age_ns is None or age_ns <= self._max_age_ns:
+            return False
+        self.stats.stale += 1
+        self._source.done(work, outcome="stale")
+        return True
+
+    def _infer(self, batch: list[Item]) -> list[DetectionRecord]:
+        """Infer a batch and end its live frames; frames that fail are ended here and are not in the result."""
         start_ns = time.monotonic_ns()
-        if not header.lossless and self._max_age_ns is not None and start_ns - header.captured_ns > self._max_age_ns:
-            self.stats.stale += 1
-            self._source.done(work, outcome="stale")
-            return None
         try:
-            detections = self._detector.detect(header, pixels)
+            found = self._detector.detect_batch([(work.frame, pixels) for work, pixels in batch])
         except DetectorError as error:
-            self.stats.failed += 1
-            outcome: Outcome = "bad_frame" if isinstance(error, BadFrame) else "inference_error"
-            log.warning("frame not detected", camera=header.camera, seq=header.seq, cause=outcome, error=str(error))
-            self._source.done(work, outcome=outcome)
-            return None
+            if len(batch) > 1:  # which of them it was is found out by taking each alone
+                return [record for item in batch for record in self._infer([item])]
+            self._failed(batch[0][0], error)
+            return []
         end_ns = time.monotonic_ns()
-        record = DetectionRecord(
+        works = [work for work, _ in batch]
+        live = [work for work in works if not work.frame.lossless]
+        files = [work for work in works if work.frame.lossless]
+        if files:
+            with self._lock:
+                self._unpublished.update({_key(work.frame): work for work in files})
+            self._source.inferred(*files)
+        if live:
+            self._source.done(*live, outcome="detected")
+        self.stats.detected += len(works)
+        self.stats.last_inference_ms = (end_ns - start_ns) / 1e6
+        for work in works:
+            self._observe("queue", (start_ns - work.frame.captured_ns) / 1e9)
+            self._observe("inference", (end_ns - start_ns) / 1e9)
+        return [self._record(work, start_ns, end_ns, detections) for work, detections in zip(works, found, strict=True)]
+
+    def _failed(self, work: Work, error: DetectorError) -> None:
+        self.stats.failed += 1
+        header = work.frame
+        outcome: Outcome = "bad_frame" if isinstance(error, BadFrame) else "inference_error"
+        log.warning("frame not detected", camera=header.camera, seq=header.seq, cause=outcome, error=str(error))
+        self._source.done(work, outcome=outcome)
+
+    def _record(self, work: Work, start_ns: int, end_ns: int, detections: list[Detection]) -> DetectionRecord:
+        header = work.frame
+        return DetectionRecord(
             camera=header.camera,
             session=header.session,
             seq=header.seq,
@@ -130,17 +145,22 @@ class Worker:
             source_width=header.source_width,
             detections=detections,
         )
-        if header.lossless:
-            with self._lock:
-                self._unpublished[(header.camera, header.session, header.seq)] = work
-            self._source.inferred(work)
-        else:
-            self._source.done(work, outcome="detected")
-        self.stats.detected += 1
-        self.stats.last_inference_ms = (end_ns - start_ns) / 1e6
-        self._observe("queue", (start_ns - header.captured_ns) / 1e9)
-        self._observe("inference", (end_ns - start_ns) / 1e9)
-        return record
+
+    def _publish(self, records: list[DetectionRecord], publisher: Publisher) -> None:
+        """Hand records over; while the next frame is at hand already, a few go together."""
+        now_s = time.monotonic()
+        if not records:
+            if self._lingering_since_s is not None:
+                publisher.hurry()
+                self._lingering_since_s = None
+            return
+        since_s = now_s if self._lingering_since_s is None else self._lingering_since_s
+        next_s = now_s + self.stats.last_inference_ms / 1000
+        hurry = next_s - since_s > LINGER_S or not self._source.has_more
+        for record in records[:-1]:
+            publisher.put(record, hurry=False)
+        publisher.put(records[-1], hurry=hurry)
+        self._lingering_since_s = None if hurry else since_s
 
     def published(self, records: list[DetectionRecord]) -> None:
         """Redis has these records. Called by the publisher's thread."""
@@ -154,8 +174,11 @@ class Worker:
         self._end(records, "unpublished")
 
     def _end(self, records: list[DetectionRecord], outcome: Outcome) -> None:
-        keys = [(record.camera, record.session, record.seq) for record in records]
         with self._lock:
-            works = [work for key in keys if (work := self._unpublished.pop(key, None))]
+            works = [work for record in records if (work := self._unpublished.pop(_key(record), None))]
         if works:
             self._source.done(*works, outcome=outcome)
+
+
+def _key(frame: FrameHeader | DetectionRecord) -> tuple[str, str, int]:
+    return frame.camera, frame.session, frame.seq

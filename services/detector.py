@@ -60,7 +60,7 @@ def _work(config: Config, detector: Detector, cores: str, stop: threading.Event,
     source = WorkSource(
         config.workers_endpoint,
         detector.spec,
-        capacity=config.link.worker_credit,
+        capacity=max(config.link.worker_credit, 2 * detector.batch),  # a batch in inference, the next at hand
         stuck_s=config.detector.inference_timeout_s,
         on_stuck=_end_hung_process,
         rings=shared_rings(config),

@@ -185,21 +185,25 @@ class Broker:
                 if end := dispatcher.done(identity, frame.camera, frame.order, frame.outcome):
                     self._settle(end)
         elif isinstance(message, Inferred):
-            dispatcher.inferred(identity, message.camera, message.order)
+            for camera, order in message.frames:
+                dispatcher.inferred(identity, camera, order)
         elif isinstance(message, Beat):
             dispatcher.beat(identity, now_s + message.patience_s)
         elif isinstance(message, Ready):
-            if message.capacity < 1:
-                raise WireError(f"a worker that holds {message.capacity} frames; expected 1 or more")
-            if identity not in dispatcher.workers:
-                log.info("worker joined", worker=identity.decode(errors="replace"), capacity=message.capacity)
-            dispatcher.ready(identity, message.spec, message.capacity, now_s + FIRST_PATIENCE_S)
-            if message.holding == 0:
-                for end in dispatcher.holds_nothing(identity, time.monotonic_ns()):
-                    self._settle(end)
+            self._worker_ready(identity, message, now_s)
         else:
             log.info("worker left", worker=identity.decode(errors="replace"))
             self._lose_worker(identity, died=False)
+
+    def _worker_ready(self, identity: bytes, message: Ready, now_s: float) -> None:
+        if message.capacity < 1:
+            raise WireError(f"a worker that holds {message.capacity} frames; expected 1 or more")
+        if identity not in self._dispatcher.workers:
+            log.info("worker joined", worker=identity.decode(errors="replace"), capacity=message.capacity)
+        self._dispatcher.ready(identity, message.spec, message.capacity, now_s + FIRST_PATIENCE_S)
+        if message.holding == 0:
+            for end in self._dispatcher.holds_nothing(identity, time.monotonic_ns()):
+                self._settle(end)
 
     # -- out ------------------------------------------------------------------------------------------------------
 
@@ -209,7 +213,7 @@ class Broker:
                 self._settle(step)
                 continue
             identity, queued = step
-            work = encode(Work(self._id, queued.order, now_ns, queued.header))
+            work = encode(Work(self._id, queued.order, now_ns, queued.attempts, queued.header))
             try:
                 self._workers.send_multipart([identity, work, *queued.pixels], zmq.NOBLOCK, copy=False)
                 self.stats.dispatched[queued.header.camera] += 1

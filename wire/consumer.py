@@ -45,6 +45,8 @@ BEAT_S = 0.5
 PATIENCE_S = 2.0  # silence after which the broker gives this worker's frames to others: four beats
 IDLE_READY_S = 1.0  # after this long without work the broker may be a new one, that does not know us
 
+Item = tuple[Work, memoryview]  # a frame and its pixels
+
 _work = decoder(Work)
 
 
@@ -70,6 +72,7 @@ class WorkSource:
         self.malformed = 0
         self._spec, self._capacity = spec, capacity
         self._holding = 0
+        self._set_aside: Item | None = None  # received, and for the next batch
         self._stuck_s, self._on_stuck = stuck_s, on_stuck
         self._rings = RingReader(rings) if rings else None
         self._busy_since_s: float | None = None
@@ -94,17 +97,43 @@ class WorkSource:
         socket.connect(endpoint)
         return socket
 
-    def next(self, timeout_s: float) -> tuple[Work, memoryview] | None:
+    def next(self, timeout_s: float) -> Item | None:
         """The next frame and its pixels (uint8, see FrameHeader), or None when none came in that time."""
         self._busy_since_s, self._patience_s = None, PATIENCE_S
-        wait_s = min(timeout_s, IDLE_READY_S)
-        if not self._frames.poll(int(wait_s * 1000)):
-            if time.monotonic() - self._last_work_s > IDLE_READY_S:
-                self._say_ready()
-            return None
-        self._last_work_s = time.monotonic()
+        item, self._set_aside = self._set_aside, None
+        if item is None:
+            wait_s = min(timeout_s, IDLE_READY_S)
+            if not self._frames.poll(int(wait_s * 1000)):
+                if time.monotonic() - self._last_work_s > IDLE_READY_S:
+                    self._say_ready()
+                return None
+            item = self._receive()
+        self._busy_since_s = self._last_work_s = time.monotonic()
+        return item
+
+    def next_batch(self, timeout_s: float, most: int) -> list[Item]:
+        """The next frame, and with it others of its shape that are at hand, up to `most`; empty when none came.
+
+        A frame that workers died of comes alone, so that it takes no other with it again.
+        """
+        first = self.next(timeout_s)
+        if first is None:
+            return []
+        batch = [first]
+        while len(batch) < most and not first[0].attempts and self._frames.poll(0):
+            item = self._receive()
+            if item is None:
+                continue
+            frame, shape = item[0].frame, first[0].frame
+            if item[0].attempts or (frame.height, frame.width) != (shape.height, shape.width):
+                self._set_aside = item
+                break
+            batch.append(item)
+        return batch
+
+    def _receive(self) -> Item | None:
+        """The frame at hand; None for one that cannot be used, which has been counted and ended."""
         parts = self._frames.recv_multipart(copy=False)
-        self._busy_since_s = self._last_work_s
         try:
             work = decode(_work, parts[0].buffer)
             if len(parts) != (1 if work.frame.slot else 2):
@@ -130,14 +159,14 @@ class WorkSource:
             return parts[1].buffer
         return self._rings.copy(slot) if self._rings else None
 
-    def inferred(self, work: Work) -> None:
-        """This frame leaves room for another; it stays ours until `done`."""
-        self._send(self._frames, Inferred(work.frame.camera, work.order))
+    def inferred(self, *works: Work) -> None:
+        """These frames leave room for others; they stay ours until `done`."""
+        self._send(self._frames, Inferred([(work.frame.camera, work.order) for work in works]))
 
     @property
     def has_more(self) -> bool:
         """Whether another frame is at hand. Belongs to the thread of `next`."""
-        return bool(self._frames.poll(0))
+        return self._set_aside is not None or bool(self._frames.poll(0))
 
     def done(self, *works: Work, outcome: Outcome) -> None:
         """These frames' ways have ended."""

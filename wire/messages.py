@@ -122,10 +122,9 @@ class Beat(Struct, frozen=True, array_like=True, tag="beat.1"):
 
 
 class Inferred(Struct, frozen=True, array_like=True, tag="inferred.1"):
-    """Worker to broker: it has room for another frame; this one stays in its care until Redis has its detections."""
+    """Worker to broker: it has room for others; these stay in its care until Redis has their detections."""
 
-    camera: str
-    order: int
+    frames: list[tuple[str, int]]  # camera and order
 
 
 class Ended(Struct, frozen=True, array_like=True):
@@ -152,6 +151,7 @@ class Work(Struct, frozen=True, array_like=True, tag="work.1"):
     broker: str
     order: int
     dispatched_ns: int
+    attempts: int  # workers that died inferring it: such a frame is inferred alone
     frame: FrameHeader
 
 
