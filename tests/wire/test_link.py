@@ -17,8 +17,9 @@ import pytest
 import zmq
 
 from wire.broker import Broker
+from wire.consumer import WorkSource
 from wire.curve import LinkError, check_endpoint, generate_keys, load_keys
-from wire.messages import FrameHeader, Hello, encode
+from wire.messages import FrameHeader, Hello, InputSpec, encode
 from wire.producer import CameraPort, FrameLink
 
 WORKER = Path(__file__).with_name("slow_worker.py")
@@ -206,6 +207,33 @@ def test_pixels_that_do_not_fit_their_header_are_a_bad_frame(endpoints, link) ->
         assert port.send(header, pixels[:-1])
         assert port.drain(5)
         assert port.ledger.snapshot().dropped == {"bad_frame": 1}
+
+
+def test_frames_of_one_shape_come_together_and_one_that_workers_died_of_comes_alone(endpoints, link, rings) -> None:
+    with running_broker(*endpoints) as broker:
+        port = link.camera("file", lossless=True)
+        first, second = (
+            WorkSource(endpoints[1], InputSpec(32, 32, 32, False), capacity=4, stuck_s=30, on_stuck=print, rings=rings)
+            for _ in range(2)
+        )
+        wait_until(lambda: len(broker._dispatcher.workers) == 2)
+        dead = first.name.encode()
+        broker._dispatcher.ready(dead, InputSpec(32, 32, 32, False), 4, quiet_until_s=0)  # as if it had fallen silent
+        first._stop.set()
+        for seq in range(8):
+            assert capture(port, seq)
+        wait_until(lambda: broker.stats.workers_lost == 1)
+        batches: list[list[int]] = []
+        while sum(map(len, batches)) < 8:
+            batch = second.next_batch(1.0, most=4)
+            if batch:
+                batches.append([work.frame.seq for work, _ in batch])
+                assert len(batch) == 1 or not any(work.attempts for work, _ in batch)
+                second.done(*(work for work, _ in batch), outcome="detected")
+        assert sorted(seq for batch in batches for seq in batch) == list(range(8))
+        assert port.drain(5)
+        first.close()
+        second.close()
 
 
 def test_closing_counts_what_nobody_took_as_stopped(endpoints) -> None:

@@ -1,0 +1,68 @@
+"""Frames inferred at once give what each alone gives, and a bad one among them spoils no other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from detector.detector import Detector
+from detector.errors import BadFrame
+from detector.settings import DetectorSettings
+from wire.messages import FrameHeader
+
+Settings = Callable[..., DetectorSettings]
+Header = Callable[..., FrameHeader]
+
+
+def spots(count: int) -> list[np.ndarray]:
+    pictures = []
+    for number in range(count):
+        picture = np.full((192, 320, 3), 90, np.uint8)
+        picture[64:96, 32 * number : 32 * number + 32] = 250
+        pictures.append(picture)
+    return pictures
+
+
+@pytest.mark.parametrize("pixel_format", ["rgb24", "i420"])
+def test_a_batch_finds_in_each_frame_what_the_frame_alone_gives(
+    bright_box_model: Path, settings: Settings, header: Header, pixel_format: str
+) -> None:
+    detector = Detector.load(settings(bright_box_model, batch=3))
+    assert detector.batch == 3
+    frames = []
+    for number, picture in enumerate(spots(3)):
+        grey = np.full((288, 320), 128, np.uint8)  # I420 with neutral colour
+        grey[:192] = picture[:, :, 0]
+        pixels = picture if pixel_format == "rgb24" else grey
+        frames.append((header(192, 320, seq=number, pixel_format=pixel_format), pixels))
+    alone = [detector.detect(*frame) for frame in frames]
+    together = detector.detect_batch(frames)
+    assert [len(found) for found in alone] == [1, 1, 1]
+    assert len({found[0].box for found in alone}) == 3
+    for (one,), (other,) in zip(alone, together, strict=True):
+        assert one.box == pytest.approx(other.box, abs=0.01) and one.score == pytest.approx(other.score, abs=1e-4)
+
+
+def test_fewer_frames_than_a_batch_are_inferred_one_by_one(
+    bright_box_model: Path, settings: Settings, header: Header
+) -> None:
+    detector = Detector.load(settings(bright_box_model, batch=4))
+    frames = [(header(192, 320, seq=number), picture) for number, picture in enumerate(spots(2))]
+    assert detector.detect_batch(frames) == [detector.detect(*frame) for frame in frames]
+
+
+def test_a_bad_frame_in_a_batch_is_an_error_of_the_batch(
+    bright_box_model: Path, settings: Settings, header: Header
+) -> None:
+    detector = Detector.load(settings(bright_box_model, batch=2))
+    whole, cut = spots(2)
+    with pytest.raises(BadFrame):
+        detector.detect_batch([(header(192, 320), whole), (header(192, 320), cut[:-1])])
+
+
+def test_auto_says_what_it_measured(bright_box_model: Path, settings: Settings) -> None:
+    told = Detector.load(settings(bright_box_model)).describe()
+    assert told["batch"] in (1, 2, 4) and "one alone" in told["batch_because"]
