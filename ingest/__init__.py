@@ -2,6 +2,6 @@
 
 Enters: a camera's settings (a file, a folder, RTSP, HTTP, a webcam, `sim://`) and the picture detectors ask for.
 Leaves: `wire` frame headers with pixels, through a camera's port; every frame counted in that camera's ledger.
-Inside: reader -> clock -> fps limit -> motion gate -> letterbox, one thread a camera, a watchdog over all.
+Inside: reader (adaptive decoding) -> clock -> fps limit -> motion gate -> letterbox, a thread a camera, a watchdog.
 Imported by `services` alone; imports `wire` alone. No inference and no Redis in here.
 """

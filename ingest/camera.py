@@ -21,10 +21,11 @@ from ingest.prepare import Preparation
 from ingest.reader import open_reader
 from ingest.settings import CameraSettings
 from ingest.sources import Source
+from ingest.wakefulness import Wakefulness
 
 log = structlog.get_logger()
 
-OpenReader = Callable[[CameraSettings, int, Callable[[], bool]], tuple[Source, Reader]]
+OpenReader = Callable[[CameraSettings, int, Callable[[], bool], Wakefulness], tuple[Source, Reader]]
 T = TypeVar("T")
 
 # A camera that stays down says so again after this long, and not at each attempt.
@@ -98,9 +99,7 @@ class Camera:
         """One attempt. Returns when a file is done with, or when told to stop."""
         self._status.state = "connecting"
         while not self._over:
-            source, reader = self._in_source(
-                lambda: self._open_reader(self._settings, self._max_pixels, lambda: self._port.spec is not None)
-            )
+            source, reader = self._in_source(self._open)
             try:
                 self._preparation.clock.restart()
                 self._play(source, reader)
@@ -109,6 +108,11 @@ class Camera:
             if source.live or not self._settings.loop:
                 break
         self._drain()
+
+    def _open(self) -> tuple[Source, Reader]:
+        return self._open_reader(
+            self._settings, self._max_pixels, lambda: self._port.spec is not None, self._status.wakefulness
+        )
 
     def _play(self, source: Source, reader: Reader) -> None:
         if self._over:

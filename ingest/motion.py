@@ -35,7 +35,7 @@ class MotionGate:
         """Whether to detect this frame: it moved, it is the first of its size, or it was quiet for max_quiet_s."""
         if not self._settings.enabled:
             return True
-        shape, cells = _cells(image)
+        shape, cells = grey_cells(image, GRID_WIDTH, GRID_HEIGHT)
         first = self._background is None or shape != self._source_shape
         moved = first or self._changed(cells) >= self._settings.min_changed
         if first:
@@ -55,22 +55,25 @@ class MotionGate:
         return float(np.count_nonzero(difference > self._settings.threshold)) / cells.size
 
 
-def _cells(image: VideoFrame | NDArray[np.uint8]) -> tuple[tuple[int, ...], NDArray[np.float32]]:
-    """(source shape, grid of mean grey levels)."""
+def grey_cells(
+    image: VideoFrame | NDArray[np.uint8], columns: int, rows: int
+) -> tuple[tuple[int, ...], NDArray[np.float32]]:
+    """(source shape, grid of mean grey levels): `rows` x `columns` cells over the whole picture."""
+    width, height = columns * _SAMPLES, rows * _SAMPLES
     if isinstance(image, VideoFrame):
         shape: tuple[int, ...] = (image.height, image.width)
         planes = planes_of(image)
         # swscale writes the small grey picture of a format that has no plain luma plane.
-        luma = planes.luma if planes else np.asarray(_small_grey(image), np.uint8)
+        luma = planes.luma if planes else np.asarray(_small_grey(image, width, height), np.uint8)
     else:
         shape, luma = image.shape, image
-    sampled = cv2.resize(luma, (GRID_WIDTH * _SAMPLES, GRID_HEIGHT * _SAMPLES), interpolation=cv2.INTER_LINEAR)
+    sampled = cv2.resize(luma, (width, height), interpolation=cv2.INTER_LINEAR)
     if sampled.ndim == 3:
         sampled = cv2.cvtColor(sampled, cv2.COLOR_BGR2GRAY)
-    cells = cv2.resize(sampled, (GRID_WIDTH, GRID_HEIGHT), interpolation=cv2.INTER_AREA)
+    cells = cv2.resize(sampled, (columns, rows), interpolation=cv2.INTER_AREA)
     return shape, cells.astype(np.float32)
 
 
-def _small_grey(frame: VideoFrame) -> NDArray[np.uint8]:
-    small = frame.reformat(GRID_WIDTH * _SAMPLES, GRID_HEIGHT * _SAMPLES, "gray", interpolation="BILINEAR", threads=1)
+def _small_grey(frame: VideoFrame, width: int, height: int) -> NDArray[np.uint8]:
+    small = frame.reformat(width, height, "gray", interpolation="BILINEAR", threads=1)
     return np.asarray(small.to_ndarray(), np.uint8)

@@ -9,26 +9,24 @@ from __future__ import annotations
 import ssl
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 
 import av
 import av.error
 from av.container import InputContainer
 from av.packet import Packet
-from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from ingest.adaptive import SEND_HELD_S, Adaptive
+from ingest.decoder import Decoder
 from ingest.diagnose import open_error, read_error
 from ingest.errors import SourceError
-from ingest.frames import Delivery, Picture, Reader, Skipped
+from ingest.frames import Delivery, Reader, Skipped
 from ingest.gop import HeldPackets
 from ingest.images import ImageReader
 from ingest.settings import CameraSettings
 from ingest.sources import Source, parse
+from ingest.wakefulness import Wakefulness
 
-# No codec reorders further than 16 pictures (H.264 and H.265 level limits); packets fed beyond twice that without a
-# picture have been swallowed: the decoder does so silently with what comes before the first keyframe.
-_MAX_DELAY = 32
 # Ten seconds at 25 fps in which nothing could be decoded: connecting anew gets a fresh keyframe and parameter sets.
 _HOPELESS = 250
 # Measured on RTSP: opening took 1.1 s, of which 0.8 s went into guessing a frame rate that timestamps give anyway.
@@ -39,22 +37,31 @@ _DEBIAN_AUTHORITIES = "/etc/ssl/certs/ca-certificates.crt"
 _SEGMENT_LIMIT_S = 30.0
 # The formats whose timestamps FFmpeg makes up from a guessed frame rate: arrival is the better clock.
 _NO_CLOCK = frozenset({"mpjpeg", "mjpeg"})
+# The codecs of surveillance cameras that predict pictures from others: there, a packet's size tells how much changed.
+_SIZES_TELL = frozenset({"h264", "hevc"})
 
 
 def open_reader(
-    settings: CameraSettings, max_pixels: int, wanted: Callable[[], bool] = lambda: True
+    settings: CameraSettings,
+    max_pixels: int,
+    wanted: Callable[[], bool] = lambda: True,
+    wakefulness: Wakefulness | None = None,
 ) -> tuple[Source, Reader]:
     """Open a camera's source. While `wanted()` is false a live reader decodes nothing. Raises SourceError."""
     source = parse(settings.source, settings.live)
     if source.kind == "images":
         return source, ImageReader(source, settings.images_per_s, max_pixels)
     if source.kind == "sim":
-        return source, _open_simulated(source, settings, max_pixels, wanted)
-    return source, VideoReader(source, settings, max_pixels, wanted)
+        return source, _open_simulated(source, settings, max_pixels, wanted, wakefulness)
+    return source, VideoReader(source, settings, max_pixels, wanted, wakefulness=wakefulness)
 
 
 def _open_simulated(
-    source: Source, settings: CameraSettings, max_pixels: int, wanted: Callable[[], bool]
+    source: Source,
+    settings: CameraSettings,
+    max_pixels: int,
+    wanted: Callable[[], bool],
+    wakefulness: Wakefulness | None,
 ) -> VideoReader:
     # Imported only here: most processes simulate nothing.
     from ingest.sim import SimulatedCameraError, launch
@@ -65,7 +72,7 @@ def _open_simulated(
         raise SourceError("simulator_failed", f"{source.shown}: {error}") from error
     try:
         stream = Source("rtsp", simulated.rtsp_url, source.live)
-        return VideoReader(stream, settings, max_pixels, wanted, on_close=simulated.close)
+        return VideoReader(stream, settings, max_pixels, wanted, on_close=simulated.close, wakefulness=wakefulness)
     except BaseException:
         simulated.close()
         raise
@@ -107,9 +114,10 @@ class VideoReader:
         settings: CameraSettings,
         max_pixels: int,
         wanted: Callable[[], bool] = lambda: True,
+        *,
         on_close: Callable[[], None] = lambda: None,
+        wakefulness: Wakefulness | None = None,
     ) -> None:
-        self.concealed = 0
         self.defect: SourceError | None = None
         self._source = source
         self._settings = settings
@@ -117,11 +125,7 @@ class VideoReader:
         self._wanted = wanted
         self._on_close = on_close
         self._held = HeldPackets()
-        self._fed = 0  # packets in the decoder of which no picture has come yet
-        self._failed_in_a_row = 0
-        self._interlaced = False
-        self._asleep = False
-        self._counted: set[int | None] = set()  # time stamps of frames counted while asleep, still in the decoder
+        self._waiting = False  # for a model
         self._trouble: SourceError | None = None
         self._container = self._open(max_pixels)
         try:
@@ -132,8 +136,30 @@ class VideoReader:
         rate = self._stream.average_rate or self._stream.guessed_rate
         # Rates beyond 240 are a container's time base mistaken for one.
         self.nominal_s = float(1 / rate) if rate and 0 < rate <= 240 else 0.04
-        self._time_base = float(self._stream.time_base or 1 / 90_000)
-        self._timed = self._container.format.name not in _NO_CLOCK
+        time_base_s = float(self._stream.time_base or 1 / 90_000)
+        timed = self._container.format.name not in _NO_CLOCK
+        self._decoder = Decoder(self._stream.codec_context, time_base_s, timed)
+        self._profile = settings.profile or ("adaptive" if source.live and self._codec in _SIZES_TELL else "all")
+        self._adaptive = self._open_adaptive(wakefulness or Wakefulness(), time_base_s)
+
+    @property
+    def concealed(self) -> int:
+        """Pictures delivered although the decoder had to guess parts of them."""
+        return self._decoder.concealed
+
+    @property
+    def _codec(self) -> str:
+        return str(self._stream.codec_context.codec.name)
+
+    def _open_adaptive(self, wakefulness: Wakefulness, time_base_s: float) -> Adaptive | None:
+        if self._profile != "adaptive":
+            wakefulness.begins(self._profile, "as its profile says")
+            return None
+        if self._codec not in _SIZES_TELL:
+            wakefulness.begins("always_awake", f"the packet sizes of {self._codec} do not tell motion")
+            return None
+        send_held_s = SEND_HELD_S if self._source.live else float("inf")
+        return Adaptive(self._decoder, self._settings.adaptive, wakefulness, time_base_s, send_held_s)
 
     def _open(self, max_pixels: int) -> InputContainer:
         source, settings = self._source, self._settings
@@ -173,9 +199,9 @@ class VideoReader:
         for packet in self._packets():
             packets += 1
             yield from self._handle(packet, time.monotonic_ns())
-            if self._source.live and self._failed_in_a_row >= _HOPELESS:
+            if self._source.live and self._decoder.failed_in_a_row >= _HOPELESS:
                 raise SourceError("corrupt", f"{self._source.shown}: {_HOPELESS} frames in a row could not be decoded")
-        yield from self._flush()
+        yield from self._empty()
         if self._trouble is not None:
             raise self._trouble
         if self._source.live:
@@ -183,19 +209,31 @@ class VideoReader:
         self._check_end(packets)
 
     def _handle(self, packet: Packet[VideoStream], captured_ns: int) -> Iterator[Delivery]:
-        keyframes_only = self._settings.profile == "keyframes"
         if self._source.live and not self._wanted():
+            if not self._waiting:
+                yield from self._empty()
             self._held.add(packet)
-            self._asleep = True
+            self._waiting = True
             yield Skipped("no_model", 1)
             return
-        if self._asleep:
-            self._wake()
-        if keyframes_only and not packet.is_keyframe:
-            if not packet.is_discard:
-                yield Skipped("not_keyframe", 1)
-            return
-        yield from self._decode(packet, captured_ns, alone=keyframes_only)
+        if self._waiting:
+            self._waiting = False
+            # For its references alone: those frames have been counted already.
+            yield from self._decoder.replay(self._held.take())
+        if self._adaptive is not None:
+            yield from self._adaptive.handle(packet, captured_ns)
+        elif self._profile != "keyframes":
+            yield from self._decoder.decode(packet, captured_ns)
+        elif packet.is_keyframe:
+            yield from self._decoder.alone(packet, captured_ns)
+        elif not packet.is_discard:
+            yield Skipped("not_keyframe", 1)
+
+    def _empty(self) -> Iterator[Delivery]:
+        """What is still held, and the pictures that the decoder still has."""
+        if self._adaptive is not None:
+            yield from self._adaptive.interrupt()
+        yield from self._decoder.flush()
 
     def close(self) -> None:
         """Close the source (and its simulator); harmless to repeat."""
@@ -215,65 +253,6 @@ class VideoReader:
             # Raised only after the pictures that the decoder still holds.
             if not isinstance(error, av.error.EOFError):
                 self._trouble = read_error(error, self._source, self._read_limit_s)
-
-    def _decode(self, packet: Packet[VideoStream], captured_ns: int, alone: bool) -> Iterator[Delivery]:
-        context = self._stream.codec_context
-        try:
-            frames = context.decode(packet)
-            if alone:
-                # A decoder that reorders would give a lone keyframe back only several keyframes later.
-                frames += context.decode(None)
-                context.flush_buffers()
-        except (av.error.FFmpegError, ValueError):
-            if alone:
-                context.flush_buffers()
-            self._failed_in_a_row += 1
-            yield Skipped("decode_error", 1)
-            return
-        # A file's edit list cuts frames that the decoder needs all the same: it decodes and does not show them.
-        self._fed += not packet.is_discard
-        yield from self._pictures(frames, captured_ns)
-        limit = 0 if alone else _MAX_DELAY
-        if self._fed > limit:
-            yield from self._swallowed(self._fed - limit)
-
-    def _pictures(self, frames: list[VideoFrame], captured_ns: int) -> Iterator[Picture]:
-        for frame in frames:
-            if frame.pts in self._counted:
-                continue  # of a packet held while asleep, given out late by a decoder that reorders
-            self._fed = max(0, self._fed - 1)
-            self._failed_in_a_row = 0
-            self.concealed += frame.is_corrupt
-            self._interlaced |= frame.interlaced_frame
-            yield Picture(frame, self._pts_s(frame), captured_ns)
-
-    def _pts_s(self, frame: VideoFrame) -> float | None:
-        # Not `frame.time`: it is NaN for pictures that come out of a flush.
-        return frame.pts * self._time_base if self._timed and frame.pts is not None else None
-
-    def _swallowed(self, count: int) -> Iterator[Delivery]:
-        self._fed -= count
-        # Two packets of interlaced video, one a field, may make one picture: nothing is missing then.
-        if count > 0 and not self._interlaced:
-            self._failed_in_a_row += count
-            yield Skipped("decode_error", count)
-
-    def _flush(self) -> Iterator[Delivery]:
-        """The pictures that the decoder still holds."""
-        frames: list[VideoFrame] = []
-        with suppress(av.error.FFmpegError, ValueError):
-            frames = self._stream.codec_context.decode(None)
-        yield from self._pictures(frames, time.monotonic_ns())
-        yield from self._swallowed(self._fed)
-
-    def _wake(self) -> None:
-        """Decode what was held, for its references alone: those frames have been counted already."""
-        self._asleep = False
-        held = self._held.take()
-        self._counted = {packet.pts for packet in held} - {None}
-        for packet in held:
-            with suppress(av.error.FFmpegError, ValueError):
-                self._counted -= {frame.pts for frame in self._stream.codec_context.decode(packet)}
 
     def _check_end(self, packets: int) -> None:
         """Say so when a file held fewer frames than its index promised."""

@@ -36,6 +36,23 @@ class MotionSettings(_Settings):
     )
 
 
+class AdaptiveSettings(_Settings):
+    """The adaptive decode profile: while nothing moves, most packets are watched by their size and not decoded."""
+
+    quiet_s: float = Field(
+        default=3.0,
+        ge=1,
+        le=3600,
+        description="Nothing moved for this long, and the camera falls asleep at its next keyframe (seconds).",
+    )
+    max_quiet_s: float = Field(
+        default=10.0,
+        gt=0,
+        le=3600,
+        description="Asleep, a keyframe is decoded and detected this often, or as often as there are any (seconds).",
+    )
+
+
 class ReconnectSettings(_Settings):
     """Decorrelated back-off between attempts to open a live source."""
 
@@ -76,10 +93,12 @@ class CameraSettings(_Settings):
         default=None,
         description="Live sources drop and reconnect, others are detected whole and end; empty: by the kind of source.",
     )
-    profile: Literal["all", "keyframes"] = Field(
-        default="all",
-        description="all: decode every frame; keyframes: only those (often one a second), for little CPU.",
+    profile: Literal["all", "keyframes", "adaptive"] | None = Field(
+        default=None,
+        description="all: decode every frame; keyframes: only those, often one a second, for little CPU; adaptive: "
+        "all while something moves, some keyframes while not; empty: adaptive for live H.264 and H.265, otherwise all.",
     )
+    adaptive: AdaptiveSettings = Field(default_factory=AdaptiveSettings, description="For the profile adaptive.")
     fps: float | None = Field(
         default=None,
         gt=0,
@@ -145,5 +164,5 @@ class IngestSettings(_Settings):
         description="Pictures larger than this are refused before decoding (pixels).",
     )
     stop_timeout_s: float = Field(
-        default=4.0, gt=0, le=60, description="Longest wait for camera threads when the process stops (seconds)."
+        default=2.0, gt=0, le=60, description="Longest wait for camera threads when the process stops (seconds)."
     )

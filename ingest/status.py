@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ingest.errors import ErrorKind, SourceError
+from ingest.wakefulness import Wakefulness, WakefulnessSnapshot
 
 State = Literal[
     "starting",  # its thread has not begun
@@ -44,6 +45,7 @@ class CameraSnapshot:
     concealed: int  # pictures that the decoder had to guess parts of
     clock_jumps: int
     lag_ms: float  # arrival after event time: how far the stream runs behind
+    decoding: WakefulnessSnapshot
 
 
 class Rate:
@@ -90,6 +92,7 @@ class CameraStatus:
         self.clock_jumps = 0
         self.lag_us = 0
         self.rate = Rate()
+        self.wakefulness = Wakefulness(camera)
         self._lock = threading.Lock()
         self._error: SourceError | None = None
         self._errors: dict[str, int] = {}
@@ -138,4 +141,5 @@ class CameraStatus:
             concealed=self.concealed,
             clock_jumps=self.clock_jumps,
             lag_ms=self.lag_us / 1000,
+            decoding=self.wakefulness.snapshot(),
         )

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from ingest.errors import SourceError
 from ingest.fleet import Fleet
 from ingest.status import CameraSnapshot
+from ingest.wakefulness import WakefulnessSnapshot
 from services.config import Config
 from services.link import link_keys, shared_rings
 from wire import metrics
@@ -62,6 +63,10 @@ def _report(health: Health, fleet: Fleet, link: FrameLink) -> None:
             "error": camera.error_text,
             "fps": round(camera.fps, 2),
             "reconnects": camera.reconnects,
+            "decoding": camera.decoding.decoding,
+            "decoding_why": camera.decoding.why,
+            "awake_share": round(camera.decoding.awake_share, 3),
+            **{f"wakes_{reason}": count for reason, count in camera.decoding.wakes.items()},
             **counts,
         }
     troubled = any(camera.error is not None for camera in fleet.snapshots())
@@ -86,5 +91,16 @@ def _counts(cameras: Iterable[CameraSnapshot], link: FrameLink) -> Iterable[metr
         yield metrics.Count("sparsecam_camera_concealed", "Pictures partly guessed.", one.concealed, labels)
         yield metrics.Count("sparsecam_camera_clock_jumps", "Jumps of the source's clock.", one.clock_jumps, labels)
         yield metrics.Count("sparsecam_camera_abandoned", "Hung readers given up.", one.abandoned, labels)
+        yield from _decoding_counts(one.decoding, labels)
         for kind, count in one.errors.items():
             yield metrics.Count("sparsecam_camera_errors", "Errors by kind.", count, {**labels, "kind": kind})
+
+
+def _decoding_counts(one: WakefulnessSnapshot, labels: dict[str, str]) -> Iterable[metrics.Count]:
+    state = {**labels, "decoding": one.decoding}
+    yield metrics.Count("sparsecam_camera_decoding", "1 for what is decoded now.", 1, state, gauge=True)
+    yield metrics.Count("sparsecam_camera_awake_seconds", "Stream time decoded whole.", one.awake_s, labels)
+    yield metrics.Count("sparsecam_camera_asleep_seconds", "Stream time slept.", one.asleep_s, labels)
+    yield metrics.Count("sparsecam_camera_false_alarms", "Alarms of packet sizes.", one.false_alarms, labels)
+    for reason, count in one.wakes.items():
+        yield metrics.Count("sparsecam_camera_wakes", "Wake-ups by reason.", count, {**labels, "reason": reason})

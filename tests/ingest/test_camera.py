@@ -216,7 +216,7 @@ def camera_of(
     """A live camera whose n-th attempt follows the n-th script; after the last, it is stopped."""
     readers: list[Scripted] = []
 
-    def opens(_settings: CameraSettings, _limit: int, _wanted: Any) -> tuple[Source, Scripted]:
+    def opens(_settings: CameraSettings, _limit: int, _wanted: Any, _wakefulness: Any) -> tuple[Source, Scripted]:
         if len(readers) == len(scripts):
             stop.set()
             raise SourceError("ended", "script over")

@@ -192,11 +192,11 @@ def hang_often() -> Iterator[Callable[[int], Any]]:
     def make(times: int) -> Any:
         opened = []
 
-        def opens(settings: CameraSettings, max_pixels: int, wanted: Any) -> tuple[Source, Any]:
+        def opens(settings: CameraSettings, max_pixels: int, wanted: Any, wakefulness: Any) -> tuple[Source, Any]:
             opened.append(settings)
             if len(opened) <= times:
                 return parse(settings.source, settings.live), Hung(wake)
-            return open_reader(settings, max_pixels, wanted)
+            return open_reader(settings, max_pixels, wanted, wakefulness)
 
         return opens
 

@@ -19,7 +19,7 @@ def test_what_is_held_begins_at_the_newest_keyframe_and_stays_in_bounds(stream: 
     packets = [packet(*each) for each in stream]
     for each in packets:
         held.add(each)
-    kept = held.take()
+    kept = [each.packet for each in held.take()]
     assert held.take() == []
     assert sum(each.size for each in kept) <= 100 and len(kept) <= 8
     if kept:
@@ -33,3 +33,21 @@ def test_a_group_that_outgrew_the_bounds_is_not_held_in_part() -> None:
     for index in range(6):
         held.add(packet(1, index == 0))
     assert held.take() == []
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), max_size=40), st.lists(st.integers(0, 40), max_size=8))
+def test_each_uncounted_packet_is_counted_once(stream: list[tuple[bool, bool]], times: list[int]) -> None:
+    held = HeldPackets(max_packets=100)
+    expected = settled = 0
+    for pts, (keyframe, counted) in enumerate(stream):
+        if keyframe:
+            settled += held.settle()
+        made = packet(1, keyframe)
+        made.pts = pts
+        held.add(made, counted=counted)
+        expected += bool(len(held)) and not counted
+        if times and times[0] <= pts:
+            settled += held.settle(before_pts=times.pop(0))
+    settled += held.settle()
+    assert settled == expected
+    assert all(each.counted for each in held)
