@@ -73,8 +73,12 @@ def alerts_of(url: str) -> list[Alert]:
 
 
 def pending(url: str, camera: str = "door") -> int:
+    """Entries read and not acknowledged; -1 while the sink has not made its group yet."""
     with redis.Redis.from_url(url) as client:
-        return int(client.xpending(detections_key(camera), GROUP)["pending"])
+        try:
+            return int(client.xpending(detections_key(camera), GROUP)["pending"])
+        except redis.ResponseError:
+            return -1
 
 
 def kill(server: EmbeddedValkey, wait_until: WaitUntil) -> None:
