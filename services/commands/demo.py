@@ -131,6 +131,7 @@ def _announce(options: Options, config: Config) -> None:
     typer.echo(f"source  {shown}", err=True)
     if options.model:
         typer.echo(f"model   {options.model} on {worker_count(config)} workers", err=True)
+        typer.echo("the first start tries the model on each engine (some 20 s); the verdict is kept", err=True)
         typer.echo("alerts follow; Ctrl-C ends with a summary\n", err=True)
 
 
