@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import cv2
@@ -110,8 +111,11 @@ def test_a_broken_header_is_no_error(magic: bytes, rest: bytes) -> None:
 
 
 @given(st.lists(st.text("a1/2é٣.", min_size=1), max_size=8))
-def test_any_names_can_be_ordered(names: list[str]) -> None:
-    sorted((Path(name) for name in names), key=natural_key)
+def test_any_names_have_one_order_however_they_came(names: list[str]) -> None:
+    paths = [Path(name) for name in names]
+    keys = [natural_key(path) for path in sorted(paths, key=natural_key)]
+    assert keys == [natural_key(path) for path in sorted(paths[::-1], key=natural_key)]
+    assert all(one <= other for one, other in itertools.pairwise(keys))
 
 
 def test_empty_and_missing_folders_are_typed_errors(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -11,7 +12,7 @@ from typing import Any
 import av
 import pytest
 
-from ingest.sim.faults import KINDS, FaultSpec, parse_fault, plan
+from ingest.sim.faults import KINDS, FaultSpec, FaultState, parse_fault, plan
 from ingest.sim.file_source import FileSource
 from ingest.sim.h264 import frame_index
 from ingest.sim.rtsp_server import RtspServer
@@ -203,3 +204,6 @@ def test_every_kind_can_begin(file_source: FileSource) -> None:
             value = default if default is not None else (low + min(high, 1)) / 2
             server.faults.begin(parse_fault(f"{kind}={value}" if meaning else kind))
             server.faults.clear()
+            assert server.faults_state == FaultState(), f"{kind} is not over after clear"
+            with socket.create_connection((server.host, server.port), timeout=5):
+                pass  # and the server listens again
