@@ -65,7 +65,7 @@ def invoke(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[.
     for name, value in {**clean_environment(), "XDG_RUNTIME_DIR": str(folder)}.items():
         monkeypatch.setenv(name, value)
     root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
+    handlers, level, config = list(root.handlers), root.level, structlog.get_config()
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         result = CliRunner().invoke(app, arguments)
@@ -74,7 +74,7 @@ def invoke(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[.
     yield run
     root.handlers[:] = handlers
     root.setLevel(level)
-    structlog.reset_defaults()
+    structlog.configure(**config)
 
 
 @pytest.fixture

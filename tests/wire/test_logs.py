@@ -19,11 +19,11 @@ from wire.logs import LogFormat, redact, redact_value, setup_logs
 @pytest.fixture(autouse=True)
 def restored_logs() -> Iterator[None]:
     root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
+    handlers, level, config = list(root.handlers), root.level, structlog.get_config()
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
-    structlog.reset_defaults()
+    structlog.configure(**config)
 
 
 @pytest.mark.parametrize(
