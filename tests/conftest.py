@@ -18,7 +18,7 @@ import structlog
 from wire.messages import Detection, DetectionRecord
 from wire.valkey import EmbeddedValkey
 
-# A camera's or worker's thread may log while the next test's capture takes over: not into a stream that a capture closes.
+# A thread that outlives its test may log late: not into a stream that a capture of output closes.
 structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.__stderr__))
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
