@@ -21,8 +21,8 @@ from wire.messages import Detection, DetectionRecord, FrameHeader, Outcome, Work
 
 log = structlog.get_logger()
 
-# While frames are waiting, a record may wait this long for others to be published with: waking the publisher, Redis and
-# the sink costs more CPU than the record does. A worker that has caught up publishes at once.
+# While whole batches are waiting, a record may wait this long for others to be published with: waking the publisher,
+# Redis and the sink costs more CPU than the record does. A worker that keeps up publishes at once.
 LINGER_S = 0.015
 LOOK_UP_S = 0.2  # how often an idle worker looks whether it is to stop
 
@@ -147,7 +147,7 @@ class Worker:
         )
 
     def _publish(self, records: list[DetectionRecord], publisher: Publisher) -> None:
-        """Hand records over; while the next frame is at hand already, a few go together."""
+        """Hand records over; a worker that is behind hands over a few together."""
         now_s = time.monotonic()
         if not records:
             if self._lingering_since_s is not None:
@@ -156,7 +156,8 @@ class Worker:
             return
         since_s = now_s if self._lingering_since_s is None else self._lingering_since_s
         next_s = now_s + self.stats.last_inference_ms / 1000
-        hurry = next_s - since_s > LINGER_S or not self._source.has_more
+        behind = len(records) >= self._detector.batch and self._source.has_more
+        hurry = next_s - since_s > LINGER_S or not behind
         for record in records[:-1]:
             publisher.put(record, hurry=False)
         publisher.put(records[-1], hurry=hurry)

@@ -12,6 +12,7 @@ import socket as hostnames
 import threading
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
@@ -72,7 +73,7 @@ class WorkSource:
         self.malformed = 0
         self._spec, self._capacity = spec, capacity
         self._holding = 0
-        self._set_aside: Item | None = None  # received, and for the next batch
+        self._set_aside: deque[Item] = deque()  # received, and for the next batches
         self._stuck_s, self._on_stuck = stuck_s, on_stuck
         self._rings = RingReader(rings) if rings else None
         self._busy_since_s: float | None = None
@@ -100,7 +101,7 @@ class WorkSource:
     def next(self, timeout_s: float) -> Item | None:
         """The next frame and its pixels (uint8, see FrameHeader), or None when none came in that time."""
         self._busy_since_s, self._patience_s = None, PATIENCE_S
-        item, self._set_aside = self._set_aside, None
+        item = self._set_aside.popleft() if self._set_aside else None
         if item is None:
             wait_s = min(timeout_s, IDLE_READY_S)
             if not self._frames.poll(int(wait_s * 1000)):
@@ -114,22 +115,32 @@ class WorkSource:
     def next_batch(self, timeout_s: float, most: int) -> list[Item]:
         """The next frame, and with it others of its shape that are at hand, up to `most`; empty when none came.
 
-        A frame that workers died of comes alone, so that it takes no other with it again.
+        Live frames come in full batches or one by one: a part of a batch would save little, and the first of it would
+        be as late as the last. A frame that workers died of comes alone, so that it takes no other with it again.
         """
         first = self.next(timeout_s)
         if first is None:
             return []
         batch = [first]
-        while len(batch) < most and not first[0].attempts and self._frames.poll(0):
-            item = self._receive()
+        while len(batch) < most and (item := self._at_hand(first[0])) is not None:
+            batch.append(item)
+        if len(batch) < most and not first[0].frame.lossless:
+            self._set_aside.extendleft(reversed(batch[1:]))
+            del batch[1:]
+        return batch
+
+    def _at_hand(self, like: Work) -> Item | None:
+        """A frame that has come in and may be inferred together with `like`."""
+        while not like.attempts and (self._set_aside or self._frames.poll(0)):
+            item = self._set_aside.popleft() if self._set_aside else self._receive()
             if item is None:
                 continue
-            frame, shape = item[0].frame, first[0].frame
-            if item[0].attempts or (frame.height, frame.width) != (shape.height, shape.width):
-                self._set_aside = item
+            work = item[0]
+            if work.attempts or (work.frame.height, work.frame.width) != (like.frame.height, like.frame.width):
+                self._set_aside.appendleft(item)
                 break
-            batch.append(item)
-        return batch
+            return item
+        return None
 
     def _receive(self) -> Item | None:
         """The frame at hand; None for one that cannot be used, which has been counted and ended."""
@@ -166,7 +177,7 @@ class WorkSource:
     @property
     def has_more(self) -> bool:
         """Whether another frame is at hand. Belongs to the thread of `next`."""
-        return self._set_aside is not None or bool(self._frames.poll(0))
+        return bool(self._set_aside) or bool(self._frames.poll(0))
 
     def done(self, *works: Work, outcome: Outcome) -> None:
         """These frames' ways have ended."""

@@ -132,7 +132,9 @@ class Dispatcher(Generic[Pixels]):
         return None
 
     def _hand_to_idle(self, queued: Queued[Pixels]) -> bytes:
-        identity = self._idle.popleft()
+        # The one that will begin with it soonest: least in hand, and of those the least recently served.
+        identity = min(self._idle, key=lambda one: self.workers[one].pending)
+        self._idle.remove(identity)
         worker = self.workers[identity]
         worker.holds[(queued.header.camera, queued.order)] = queued
         worker.pending += 1

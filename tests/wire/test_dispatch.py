@@ -63,6 +63,20 @@ def test_no_frame_goes_out_without_room() -> None:
     assert dispatcher.next_work(0) is None
 
 
+def test_a_frame_goes_to_the_worker_with_least_in_hand() -> None:
+    dispatcher = a_dispatcher(b"busy", b"idle", capacity=8)
+    for seq in range(4):
+        dispatcher.frame(b"i", header("file", seq, lossless=True), "")
+    workers = [sent(dispatcher)[0] for _ in range(4)]
+    assert workers == [b"busy", b"idle"] * 2
+    for order, worker in enumerate(workers):
+        if worker == b"idle":
+            dispatcher.done(worker, "file", order, "detected")
+    for camera in "ab":
+        dispatcher.frame(b"i", header(camera, 0, lossless=False), "")
+        assert sent(dispatcher)[0] == b"idle"
+
+
 def test_past_capacity_cameras_take_fair_turns() -> None:
     dispatcher = a_dispatcher(b"w")
     served: Counter[str] = Counter()

@@ -236,6 +236,29 @@ def test_frames_of_one_shape_come_together_and_one_that_workers_died_of_comes_al
         second.close()
 
 
+def test_live_frames_come_in_full_batches_or_one_by_one(endpoints, link, rings) -> None:
+    with running_broker(*endpoints):
+        source = WorkSource(
+            endpoints[1], InputSpec(32, 32, 32, False), capacity=8, stuck_s=30, on_stuck=print, rings=rings
+        )
+        wait_until(lambda: link.spec is not None)
+        ports = [link.camera(f"live-{number}", lossless=False) for number in range(6)]
+        sizes: list[int] = []
+
+        def a_full_batch_came() -> bool:
+            for port in ports:
+                assert capture(port, len(sizes))
+            while batch := source.next_batch(0.1, most=4):
+                sizes.append(len(batch))
+                source.done(*(work for work, _ in batch), outcome="detected")
+            return 4 in sizes
+
+        wait_until(a_full_batch_came)  # not at once: how many are at hand is up to the sockets
+        assert set(sizes) == {1, 4}, "six frames cannot all come in fours"
+        assert all(port.drain(5) for port in ports)
+        source.close()
+
+
 def test_closing_counts_what_nobody_took_as_stopped(endpoints) -> None:
     with running_broker(*endpoints):
         link = FrameLink(endpoints[0], lossless_window=4)
