@@ -125,7 +125,8 @@ def engine_class(name: str) -> type[Engine]:
     if name not in KINDS:
         raise EngineUnavailable(f"unknown engine {name!r}; known: {', '.join(KINDS)}")
     if name not in have:
-        others = ", ".join(f"{other} {version}" for other, version in have.items()) or "none"
+        # Of those that could do the same work: an engine for checkpoints is no help with ONNX.
+        others = ", ".join(f"{other} {version}" for other, version in installed(KINDS[name].reads).items()) or "none"
         raise EngineUnavailable(f"engine {name} is not installed ({KINDS[name].needs}); installed: {others}")
     try:
         module = importlib.import_module(f"detector.engines.{name}")
