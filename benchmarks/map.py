@@ -71,7 +71,7 @@ def _found(detections: list[Detection]) -> Found:
 def main() -> None:
     """Print a line a score, or JSON; exit 2 with the reason where the model or the data cannot be read."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.map", description=__doc__)
-    parser.add_argument("models", type=Path, nargs="+", metavar="MODEL", help="ONNX file")
+    parser.add_argument("models", type=Path, nargs="+", metavar="MODEL", help="ONNX file, or a YOLOv5 checkpoint (.pt)")
     parser.add_argument("--data", type=Path, required=True, help="folder with images/ and labels/ in YOLO's format")
     parser.add_argument("--engine", default="auto", help="as in the settings (default %(default)s)")
     parser.add_argument("--letterbox", choices=("square", "rectangular", "both"), default="both")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import structlog
 
 from detector import engines
-from detector.errors import EngineRefused, EngineUnavailable, HeadError, ModelError
+from detector.errors import EngineRefused, HeadError, ModelError
 from detector.model import Model
 from detector.settings import DetectorSettings
 from detector.trial import Verdict, try_model
@@ -95,20 +95,14 @@ def full_shape(model: Model, settings: DetectorSettings) -> tuple[int, int]:
 
 
 def choose(trials: Trials) -> Choice:
-    """Try the wanted engine, or under `auto` every installed one, and take the fastest that accepts the model.
+    """Try the wanted engine, or under `auto` every installed one that reads the format, and take the fastest taker.
 
     Trials are kept on disk by model, CPU, engine and version, so all this is measured once. Raises EngineUnavailable,
     HeadError, or EngineRefused with what each engine said and which of them would take the model.
     """
     model, settings = trials.model, trials.settings
     height, width = full_shape(model, settings)
-    have = engines.installed()
-    if settings.engine != "auto":
-        engines.engine_class(settings.engine)
-    wanted = list(have) if settings.engine == "auto" else [settings.engine]
-    if not wanted:
-        needs = " or ".join(kind.needs for kind in engines.KINDS.values())
-        raise EngineUnavailable(f"no inference engine is installed: {needs}")
+    wanted = engines.candidates(settings.engine, model.format, model.name)
     verdicts: dict[str, Verdict] = {}
     refusals: dict[str, str] = {}
     for engine in wanted:
@@ -119,7 +113,11 @@ def choose(trials: Trials) -> Choice:
             refusals[engine] = verdict.reason
             log.warning("engine refused the model", model=model.name, engine=engine, reason=verdict.reason)
     if len(refusals) == len(wanted):
-        others = [trials.at_some_batch(engine, height, width) for engine in have if engine not in refusals]
+        others = [
+            trials.at_some_batch(engine, height, width)
+            for engine in engines.installed(model.format)
+            if engine not in refusals
+        ]
         raise EngineRefused(_nobody(model, refusals, others))
     fastest = min((verdict for verdict in verdicts.values() if verdict.accepted), key=lambda verdict: verdict.best_ms)
     rectangular, why = _rectangular(trials, fastest)
@@ -176,7 +174,8 @@ def _because(trials: Trials, verdicts: dict[str, Verdict]) -> str:
     cores = f"{trials.num_cores} core" + ("s" if trials.num_cores > 1 else "")
     told = [f"{times} at {takers[0].height}x{takers[0].width} on {cores}"]
     told += [f"{verdict.engine} refused the model: {verdict.reason}" for verdict in verdicts.values() if verdict.reason]
-    missing = [name for name in engines.KINDS if name not in verdicts]
+    readers = [kind.name for kind in engines.KINDS.values() if kind.reads == trials.model.format]
+    missing = [name for name in readers if name not in verdicts]
     if missing:
         told.append(f"not installed: {', '.join(missing)}")
     return "; ".join(told)

@@ -87,7 +87,7 @@ class Detector:
         Raises ModelError, HeadError, EngineUnavailable or EngineRefused.
         """
         if not settings.model:
-            raise ModelError("no model is configured: set detector.model to the path of an ONNX file")
+            raise ModelError("no model is configured: set detector.model to the path of an ONNX file or a checkpoint")
         # Pictures are small and the cores are the engine's: OpenCV's own threads would only fight it for them.
         cv2.setNumThreads(1)
         model = read_model(Path(settings.model))

@@ -1,4 +1,4 @@
-"""An ONNX model as data: what goes in, what its metadata say, and the same graph with another input shape."""
+"""A model file as data: what goes in, what it says of itself, and for ONNX the same graph with another input shape."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # protobuf ships no types
 from onnx.onnx_ml_pb2 import GraphProto, TensorProto, ValueInfoProto
 
+from detector.engines import ModelFormat, engine_class
 from detector.errors import ModelError
 from detector.known import known_labels
 
@@ -22,6 +23,8 @@ Layout = Literal["nchw", "nhwc"]
 
 # protobuf itself ends at 2 GiB; the largest public YOLO (YOLOv5x6, fp32) has 0.56 GB, so 1 GiB takes every real model.
 MAX_MODEL_BYTES = 1 << 30
+CHECKPOINT_SUFFIXES = (".pt", ".pth")
+_ZIP = b"PK\x03\x04"  # how `torch.save` files begin, and no ONNX does
 DEFAULT_STRIDE = 32  # of the coarsest level of YOLOv5, v8 and v11
 _DTYPES: dict[int, Dtype] = {
     TensorProto.UINT8: "uint8",
@@ -33,9 +36,10 @@ _EXPECTED = "expected one picture [batch, 3, height, width] or [batch, height, w
 
 @dataclass(frozen=True)
 class Model:
-    """One ONNX file, read and understood as far as its input. Sizes are None where the graph leaves them open."""
+    """One model file, read and understood as far as its input. Sizes are None where the network leaves them open."""
 
     name: str  # the file's name, for people
+    format: ModelFormat
     data: bytes
     sha256: str
     input_name: str
@@ -58,11 +62,13 @@ class Model:
         return np.full(self.tensor_shape(batch, height, width), value, dtype=self.dtype)
 
     def with_shape(self, batch: int, height: int, width: int) -> bytes:
-        """The same graph, its input fixed to this shape (pixels), as ONNX bytes.
+        """The same graph, its input fixed to this shape (pixels), as ONNX bytes; a checkpoint as it is, for any shape.
 
         Shapes recorded for the inside and the outputs are removed: they were those of the old input, and engines
         believe them ("Incompatible dimensions").
         """
+        if self.format == "checkpoint":
+            return self.data
         proto = onnx.load_model_from_string(self.data)
         graph = proto.graph
         del graph.value_info[:]
@@ -76,7 +82,7 @@ class Model:
 
 
 def read_model(path: Path) -> Model:
-    """Read an ONNX file; raises ModelError saying what is wrong with it."""
+    """Read a model file; raises ModelError saying what is wrong with it, EngineUnavailable for want of torch."""
     try:
         size = path.stat().st_size
         if size > MAX_MODEL_BYTES:
@@ -88,9 +94,11 @@ def read_model(path: Path) -> Model:
 
 
 def parse_model(data: bytes, name: str) -> Model:
-    """Understand the bytes of an ONNX file; raises ModelError saying what is wrong with them."""
+    """Understand the bytes of a model file: ONNX, or a checkpoint. Raises as `read_model`."""
     if not data:
-        raise ModelError(f"{name}: the file is empty; expected an ONNX model")
+        raise ModelError(f"{name}: the file is empty; expected an ONNX model or a checkpoint")
+    if data.startswith(_ZIP) or name.endswith(CHECKPOINT_SUFFIXES):
+        return _checkpoint(data, name)
     try:
         proto = onnx.load_model_from_string(data)
     except DecodeError as error:
@@ -109,6 +117,7 @@ def parse_model(data: bytes, name: str) -> Model:
     height, width = (dims[2], dims[3]) if layout == "nchw" else (dims[1], dims[2])
     return Model(
         name=name,
+        format="onnx",
         data=data,
         sha256=hashlib.sha256(data).hexdigest(),
         input_name=picture.name,
@@ -120,6 +129,32 @@ def parse_model(data: bytes, name: str) -> Model:
         stride=_stride(metadata),
         labels=_labels(metadata) or known_labels(graph.initializer),
         image_size=_image_size(metadata),
+    )
+
+
+def _checkpoint(data: bytes, name: str) -> Model:
+    """A checkpoint, read by the engine that runs it: nothing else here knows PyTorch."""
+    engine_class("torch")  # says in words that it is missing
+    from detector.engines.torch import CheckpointError, read_checkpoint
+
+    try:
+        checkpoint = read_checkpoint(data, name)
+    except CheckpointError as error:
+        raise ModelError(str(error)) from error
+    return Model(
+        name=name,
+        format="checkpoint",
+        data=data,
+        sha256=hashlib.sha256(data).hexdigest(),
+        input_name="images",
+        dtype="uint8",
+        layout="nchw",
+        batch=None,
+        height=None,
+        width=None,
+        stride=max(checkpoint.strides),
+        labels=checkpoint.labels,
+        image_size=checkpoint.image_size,
     )
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-EngineChoice = Literal["auto", "deepsparse", "openvino", "onnxruntime"]
+EngineChoice = Literal["auto", "deepsparse", "openvino", "onnxruntime", "torch"]
 
 
 class DetectorSettings(BaseModel):
@@ -15,7 +15,10 @@ class DetectorSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
-    model: str = Field(default="", description="Path of the ONNX model; empty: no detection until one is given.")
+    model: str = Field(
+        default="",
+        description="Path of the ONNX model, or of a YOLOv5 checkpoint (.pt, engine torch); empty: no detection.",
+    )
     engine: EngineChoice = Field(
         default="auto",
         description="Inference engine; `auto`: of those installed, the one that runs the model fastest here.",

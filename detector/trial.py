@@ -101,7 +101,7 @@ def try_model(
 def _run_child(model: Model, request: TrialRequest, timeout_s: float) -> Verdict:
     with tempfile.TemporaryDirectory(prefix="sparsecam-trial-") as name:
         folder = Path(name)
-        (folder / "model.onnx").write_bytes(model.with_shape(request.batch, request.height, request.width))
+        (folder / "model").write_bytes(model.with_shape(request.batch, request.height, request.width))
         (folder / "request.json").write_bytes(msgspec.json.encode(request))
         # The child's working folder is its own, so nothing that lies in ours can pass for one of our modules.
         house = str(Path(__file__).resolve().parents[1])
@@ -155,10 +155,10 @@ def _refused(request: TrialRequest, reason: str, *, lasting: bool = True) -> Ver
     return Verdict(False, request.engine, request.batch, request.height, request.width, reason, lasting=lasting)
 
 
-def judge(model: Model, onnx: bytes, request: TrialRequest) -> Verdict:
+def judge(model: Model, data: bytes, request: TrialRequest) -> Verdict:
     """Compile and run in this very process; refusals that come as errors become verdicts."""
     try:
-        engine = engine_class(request.engine).load(onnx, request.num_cores)
+        engine = engine_class(request.engine).load(data, request.num_cores)
         tensor = model.tensor(request.batch, request.height, request.width, GREY)
         outputs: list[Array] = list(engine.infer(tensor))
         head = heads.recognise(outputs, request.height, request.width, request.classes)
@@ -201,8 +201,8 @@ def main(folder: Path) -> None:
     # An abort here is an answer, not an accident to keep a core file of.
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    onnx = (folder / "model.onnx").read_bytes()
-    verdict = judge(parse_model(onnx, "the model"), onnx, request)
+    data = (folder / "model").read_bytes()
+    verdict = judge(parse_model(data, "the model"), data, request)
     partial = folder / "verdict.part"
     partial.write_bytes(msgspec.json.encode(verdict))
     partial.rename(folder / "verdict.json")

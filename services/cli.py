@@ -63,6 +63,7 @@ class Engine(str, Enum):
     deepsparse = "deepsparse"
     onnxruntime = "onnxruntime"
     openvino = "openvino"
+    torch = "torch"
 
 
 class Role(str, Enum):
@@ -261,7 +262,7 @@ def alerts(
 @app.command()
 def annotate(
     *,
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="ONNX model file.")],
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="ONNX model file, or a YOLOv5 checkpoint (.pt).")],
     source: Annotated[
         str, typer.Option("--source", "-s", help="Video file, image, folder of images, RTSP/HTTP URL or webcam number.")
     ],

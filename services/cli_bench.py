@@ -30,7 +30,9 @@ class Profile(str, Enum):
 
 # Optional[...] and not `| None` since click's older converters know only that.
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for a script instead of tables for a person.")]
-ModelOption = Annotated[Path, typer.Option("--model", "-m", metavar="MODEL", help="ONNX model file.")]
+ModelOption = Annotated[
+    Path, typer.Option("--model", "-m", metavar="MODEL", help="ONNX model file, or a YOLOv5 checkpoint (.pt).")
+]
 EngineOption = Annotated[str, typer.Option("--engine", "-e", help="Inference engine, or auto.")]
 WarmUpOption = Annotated[float, typer.Option("--warmup", min=0, help="Run this long before measuring (seconds).")]
 
@@ -43,7 +45,7 @@ def register(app: typer.Typer, in_words: InWords) -> None:
     @bench.command("engine")
     def engine(
         *,
-        model: Annotated[Path, typer.Argument(metavar="MODEL", help="ONNX model file.")],
+        model: Annotated[Path, typer.Argument(metavar="MODEL", help="ONNX model file, or a YOLOv5 checkpoint (.pt).")],
         name: Annotated[str, typer.Option("--engine", "-e", help="One engine, or all that are installed.")] = "all",
         num_cores: Annotated[
             Optional[int],  # noqa: UP045

@@ -35,14 +35,14 @@ class DeepSparseEngine:
         self._version = version
 
     @classmethod
-    def load(cls, onnx: bytes, num_cores: int) -> DeepSparseEngine:
+    def load(cls, model: bytes, num_cores: int) -> DeepSparseEngine:
         """Compile for `num_cores` physical cores; raises EngineRefused. May end the process."""
         try:
             deepsparse = _quiet_import()
         except (ImportError, OSError) as error:  # OSError: a CPU whose instructions it does not speak
             raise EngineRefused(f"deepsparse does not start on this machine: {error}") from error
         try:
-            engine = _compile(deepsparse, onnx, parse_model(onnx, "the model").batch or 1, num_cores)
+            engine = _compile(deepsparse, model, parse_model(model, "the model").batch or 1, num_cores)
         except RuntimeError as error:
             raise EngineRefused(f"deepsparse cannot compile the model: {str(error)[:500]}") from error
         return cls(engine, num_cores, deepsparse.__version__)

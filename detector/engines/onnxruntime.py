@@ -21,7 +21,7 @@ class OnnxRuntimeEngine:
         self._input = session.get_inputs()[0].name
 
     @classmethod
-    def load(cls, onnx: bytes, num_cores: int) -> OnnxRuntimeEngine:
+    def load(cls, model: bytes, num_cores: int) -> OnnxRuntimeEngine:
         """Compile for `num_cores` threads; raises EngineRefused."""
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_cores
@@ -31,7 +31,7 @@ class OnnxRuntimeEngine:
         # Threads that spin between frames would take the core from decoding and publishing.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            session = onnxruntime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
+            session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its exceptions share no base but Exception
             raise EngineRefused(f"onnxruntime cannot compile the model: {_first_line(error)}") from error
         return cls(session, num_cores)

@@ -39,7 +39,7 @@ class OpenVinoEngine:
         self._num_cores = num_cores
 
     @classmethod
-    def load(cls, onnx: bytes, num_cores: int) -> OpenVinoEngine:
+    def load(cls, model: bytes, num_cores: int) -> OpenVinoEngine:
         """Compile for `num_cores` threads; raises EngineRefused."""
         core = openvino.Core()
         settings = {
@@ -53,8 +53,8 @@ class OpenVinoEngine:
             "INFERENCE_PRECISION_HINT": "f32",
         }
         try:
-            model = core.read_model(io.BytesIO(onnx))
-            compiled = core.compile_model(model, "CPU", settings)
+            graph = core.read_model(io.BytesIO(model))
+            compiled = core.compile_model(graph, "CPU", settings)
         except Exception as error:  # what it raises has no base but Exception
             raise EngineRefused(f"openvino cannot compile the model: {_first_lines(error)}") from error
         return cls(compiled, num_cores)

@@ -17,7 +17,7 @@ import numpy as np
 
 from detector import heads
 from detector.choose import full_shape
-from detector.engines import engine_class, installed
+from detector.engines import candidates, installed
 from detector.errors import EngineRefused, HeadError, ModelError
 from detector.heads import Head
 from detector.model import Model, parse_model
@@ -96,7 +96,9 @@ def prepare_model(
     size, letterboxed here; without them generated ones are compared. `progress` is told what is being done. Raises
     ModelError, HeadError, EngineUnavailable, EngineRefused, or PreparationRefused with the difference and the node.
     """
-    engine_class(engine)
+    if model.format != "onnx":
+        raise ModelError(f"{model.name} is a PyTorch checkpoint; only ONNX can be prepared: export it first")
+    candidates(engine, model.format, model.name)
     shape = full_shape(model, DetectorSettings(image_shape=image_shape))
     progress("running the original")
     head = _head(model, model.with_shape(batch, *shape), batch, shape)
@@ -333,7 +335,7 @@ def _try(job: _Job, onnx: bytes, engine: str) -> Verdict:
 
 
 def _measured(job: _Job, onnx: bytes, size: Measured) -> Measured:
-    verdicts = {engine: _try(job, onnx, engine) for engine in installed()}
+    verdicts = {engine: _try(job, onnx, engine) for engine in installed("onnx")}
     return Measured(
         size.nodes,
         size.size_bytes,

@@ -147,7 +147,7 @@ class BareWorkers:
     def _start(self, cpus: list[int]) -> None:
         folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="sparsecam-bare-")))
         for index, (height, width) in enumerate(self._shapes):
-            (folder / f"{index}.onnx").write_bytes(self._model.with_shape(self._batch, height, width))
+            (folder / f"{index}.model").write_bytes(self._model.with_shape(self._batch, height, width))
         request = _Request(self._engine, cpus, self._num_cores, self._batch, self._shapes)
         (folder / "request.json").write_bytes(msgspec.json.encode(request))
         house = str(Path(__file__).resolve().parents[2])
@@ -204,7 +204,7 @@ def main(folder: Path) -> None:
     from detector.errors import DetectorError
 
     try:
-        pairs = [_load(folder / f"{index}.onnx", request, shape) for index, shape in enumerate(request.shapes)]
+        pairs = [_load(folder / f"{index}.model", request, shape) for index, shape in enumerate(request.shapes)]
         for engine, tensor in pairs:
             engine.infer(tensor)
     except DetectorError as error:

@@ -18,8 +18,7 @@ from rich.table import Table
 
 from detector.choose import full_shape
 from detector.cores import Topology, topology
-from detector.engines import engine_class, installed
-from detector.errors import EngineUnavailable
+from detector.engines import candidates
 from detector.model import Model, read_model
 from detector.settings import DetectorSettings
 from services.bench.bare import BareWorkers, placements
@@ -69,11 +68,7 @@ def bench_engine(job: Job, *, as_json: bool) -> int:
     settings = DetectorSettings.model_validate({"model": str(job.model), "image_shape": job.image_shape})
     height, width = full_shape(model, settings)
     num_cores, streams = layout(job, topology())
-    names = list(installed()) if job.engine == "all" else [job.engine]
-    if not names:
-        raise EngineUnavailable("no inference engine is installed")
-    for name in names:
-        engine_class(name)  # raises with the installed ones
+    names = candidates("auto" if job.engine == "all" else job.engine, model.format, model.name)
     rows = []
     with steps(len(names)) as bar:
         for name in names:
@@ -132,7 +127,9 @@ def _measure(model: Model, name: str, shape: tuple[int, int], *, num_cores: int,
 def _print(document: dict[str, Any], rows: list[Row]) -> None:
     model = document["model"]
     console = Console(width=None if sys.stdout.isatty() else 140, highlight=False, soft_wrap=True)
-    size = f"{model['bytes'] / 1e6:.1f} MB, {model['nodes']} nodes, {model['quantised_nodes']} of them INT8"
+    size = f"{model['bytes'] / 1e6:.1f} MB, " + (
+        "a checkpoint" if model["nodes"] is None else f"{model['nodes']} nodes, {model['quantised_nodes']} of them INT8"
+    )
     console.print(f"{model['name']}: {size}; input {model['input']} {model['dtype']}")
     console.print(f"scenario {document['scenario']}, {document['seconds']:g} s; latency in milliseconds a batch")
     table = Table()

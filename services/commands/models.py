@@ -72,7 +72,7 @@ def _fastest(form: Callable[[str], Prepared]) -> Prepared:
     """The form for the engine that runs its own form fastest; raises EngineRefused where none takes the model."""
     found: list[Prepared] = []
     refusals: list[str] = []
-    for name in installed():
+    for name in installed("onnx"):
         try:
             found.append(form(name))
         except PreparationRefused:

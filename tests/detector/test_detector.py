@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,7 +15,6 @@ import structlog
 
 from detector import engines
 from detector.detector import Detector
-from detector.engines import EngineKind
 from detector.errors import BadFrame, EngineRefused, EngineUnavailable, HeadError, ModelError
 from detector.settings import DetectorSettings
 from wire.messages import FrameHeader, InputSpec
@@ -31,8 +31,8 @@ def machine_with(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     def have(*names: str) -> None:
         for name in list(engines.KINDS):
             if name not in names:
-                absent = EngineKind(name, "no_such_package_of_sparsecam", "__init__.py", "None", f"pip install {name}")
-                monkeypatch.setitem(engines.KINDS, name, absent)
+                absent = {"distribution": "no_such_package_of_sparsecam", "needs": f"pip install {name}"}
+                monkeypatch.setitem(engines.KINDS, name, replace(engines.KINDS[name], **absent))
 
     return have
 
@@ -198,7 +198,7 @@ def test_a_missing_engine_is_named_with_those_there_are(
     with pytest.raises(EngineUnavailable, match=r"deepsparse is not installed \(pip install .*installed: onnxruntime"):
         Detector.load(settings(bright_box_model, engine="deepsparse"))
     machine_with()
-    with pytest.raises(EngineUnavailable, match="no inference engine is installed"):
+    with pytest.raises(EngineUnavailable, match="no engine is installed that runs an ONNX model"):
         Detector.load(settings(bright_box_model, engine="auto"))
 
 

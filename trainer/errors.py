@@ -1,0 +1,11 @@
+"""What can go wrong in this room. Each message says what was found, what was expected and how to mend it."""
+
+from __future__ import annotations
+
+
+class TrainerError(Exception):
+    """Base of this room's errors: the words are for the person who runs Sparsecam."""
+
+
+class CheckpointError(TrainerError):
+    """The file is no checkpoint of a network this room builds, or holds what may not be loaded."""
