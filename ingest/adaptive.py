@@ -31,7 +31,7 @@ MAX_HELD = 300
 SEND_HELD_S = 0.5
 # Awake, the pixels are looked at twice a second: enough to tell seconds of stillness, and one look costs about as much
 # as decoding a third of a frame.
-_LOOK_EVERY_S = 0.5
+LOOK_EVERY_S = 0.5
 # Timestamps that go back, or ahead by more than a lost connection's worth, are another time line.
 _LEAP_BACK_S, _LEAP_AHEAD_S = 1.0, 5.0
 # RTSP cameras leave the first few packets without a timestamp, until they have sent a clock report.
@@ -148,7 +148,7 @@ class Adaptive:
         time_s = picture.pts_s
         if time_s is None or time_s < self._look_due_s:
             return
-        self._look_due_s = time_s + _LOOK_EVERY_S
+        self._look_due_s = time_s + LOOK_EVERY_S
         if self._stillness.changed(picture.image, time_s):
             self._moved_s = time_s
             self._sizes.forget()

@@ -11,15 +11,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import Annotated, Optional
 
 import typer
 
-from services import cli_bench, cli_models
-
-if TYPE_CHECKING:
-    from services.config import Config
-    from services.process import LogOptions
+from services import cli_bench, cli_models, cli_run
+from services.cli_options import (
+    ConfigOption,
+    FormatOption,
+    JsonOption,
+    Level,
+    LevelOption,
+    LogStyle,
+    Role,
+    load_config,
+    log_options,
+)
 
 app = typer.Typer(
     name="sparsecam",
@@ -32,28 +39,6 @@ app = typer.Typer(
     epilog="Exit codes: 0 done, 1 the answer is no (check, doctor, health), 2 wrong usage, 78 cannot run as "
     "configured, 70 a bug.",
 )
-run_app = typer.Typer(
-    no_args_is_help=True,
-    help="Run one process in the foreground; containers and service managers start these. They may be started in any "
-    "order and wait for each other.",
-)
-app.add_typer(run_app, name="run")
-
-
-class Level(str, Enum):
-    """--log-level"""
-
-    debug = "debug"
-    info = "info"
-    warning = "warning"
-    error = "error"
-
-
-class LogStyle(str, Enum):
-    """--log-format"""
-
-    console = "console"
-    json = "json"
 
 
 class Engine(str, Enum):
@@ -64,42 +49,6 @@ class Engine(str, Enum):
     onnxruntime = "onnxruntime"
     openvino = "openvino"
     torch = "torch"
-
-
-class Role(str, Enum):
-    """A process of the live path."""
-
-    broker = "broker"
-    ingest = "ingest"
-    detector = "detector"
-    sink = "sink"
-
-
-# typer reads these at run time; Optional[...] and not `| None` since click's older converters know only that.
-ConfigOption = Annotated[
-    Optional[Path],  # noqa: UP045
-    typer.Option(
-        "--config",
-        "-c",
-        metavar="FILE",
-        help="Config file. Default: $SPARSECAM_CONFIG, ./sparsecam.yaml, /etc/sparsecam/sparsecam.yaml. Environment "
-        "variables such as SPARSECAM__REDIS__URL override it.",
-    ),
-]
-LevelOption = Annotated[
-    Level, typer.Option("--log-level", envvar="SPARSECAM_LOG_LEVEL", help="Least severe events to log.")
-]
-FormatOption = Annotated[
-    LogStyle,
-    typer.Option(
-        "--log-format", envvar="SPARSECAM_LOG_FORMAT", help="console: lines for a person; json: one object a line."
-    ),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for a script instead of text for a person.")]
-IndexOption = Annotated[
-    Optional[int],  # noqa: UP045
-    typer.Option("--index", min=0, max=4095, help="Number of this process among its like; default: the first free."),
-]
 
 
 @contextmanager
@@ -124,21 +73,8 @@ def _in_words() -> Iterator[None]:
         raise typer.Exit(print_error(error)) from None
 
 
-def _load(path: Path | None) -> tuple[Config, Path | None]:
-    from services.config import find_config, load
-
-    found = find_config(path)
-    return load(found), found
-
-
 def _words(text: str) -> list[str] | None:
     return [word.strip() for word in text.split(",")] if text.strip() else None
-
-
-def _logs(level: Level, style: LogStyle) -> LogOptions:
-    from services.process import LogOptions
-
-    return LogOptions(level.value, style.value)
 
 
 @app.command()
@@ -152,68 +88,8 @@ def up(
     with _in_words():
         from services.commands import up as command
 
-        loaded, path = _load(config)
-        raise typer.Exit(command.up(loaded, path, _logs(log_level, log_format)))
-
-
-def _run(role: Role, config: Path | None, index: int | None, level: Level, style: LogStyle) -> None:
-    with _in_words():
-        import importlib
-
-        from services.process import run_process
-
-        loaded, _ = _load(config)
-        module = importlib.import_module(f"services.{role.value}")
-        code = run_process(role.value, loaded, module.run, index=index, logs=_logs(level, style))
-        raise typer.Exit(code)
-
-
-@run_app.command("broker")
-def run_broker(
-    *,
-    config: ConfigOption = None,
-    index: IndexOption = None,
-    log_level: LevelOption = Level.info,
-    log_format: FormatOption = LogStyle.console,
-) -> None:
-    """Hand frames from ingest to free workers: newest first, cameras in fair turns."""
-    _run(Role.broker, config, index, log_level, log_format)
-
-
-@run_app.command("ingest")
-def run_ingest(
-    *,
-    config: ConfigOption = None,
-    index: IndexOption = None,
-    log_level: LevelOption = Level.info,
-    log_format: FormatOption = LogStyle.console,
-) -> None:
-    """Read all cameras of the config and send their frames to the broker."""
-    _run(Role.ingest, config, index, log_level, log_format)
-
-
-@run_app.command("detector")
-def run_detector(
-    *,
-    config: ConfigOption = None,
-    index: IndexOption = None,
-    log_level: LevelOption = Level.info,
-    log_format: FormatOption = LogStyle.console,
-) -> None:
-    """Run the model on one worker's own CPU cores. Start as many as there are cores to use."""
-    _run(Role.detector, config, index, log_level, log_format)
-
-
-@run_app.command("sink")
-def run_sink(
-    *,
-    config: ConfigOption = None,
-    index: IndexOption = None,
-    log_level: LevelOption = Level.info,
-    log_format: FormatOption = LogStyle.console,
-) -> None:
-    """Turn detections into alerts by the rules of the config."""
-    _run(Role.sink, config, index, log_level, log_format)
+        loaded, path = load_config(config)
+        raise typer.Exit(command.up(loaded, path, log_options(log_level, log_format)))
 
 
 @app.command()
@@ -255,7 +131,7 @@ def alerts(
     with _in_words():
         from services.commands import alerts as command
 
-        loaded, _ = _load(config)
+        loaded, _ = load_config(config)
         raise typer.Exit(command.alerts(loaded, since=since, last=last, follow=follow, count=count, as_json=as_json))
 
 
@@ -382,7 +258,7 @@ def demo(
     with _in_words():
         from services.commands import demo as command
 
-        options = command.Options(source, model, _words(labels), seconds, _logs(log_level, LogStyle.console))
+        options = command.Options(source, model, _words(labels), seconds, log_options(log_level, LogStyle.console))
         raise typer.Exit(command.demo(options, as_json=as_json))
 
 
@@ -396,6 +272,7 @@ def version(as_json: JsonOption = False) -> None:
     typer.echo(json.dumps({"version": package_version()}) if as_json else f"sparsecam {package_version()}")
 
 
+cli_run.register(app, _in_words)
 cli_bench.register(app, _in_words)
 cli_models.register(app, _in_words)
 

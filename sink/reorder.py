@@ -11,15 +11,13 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from sink.seen import Seen
 from wire.messages import DetectionRecord
 
 T = TypeVar("T")
 
 # Brokers remembered a camera. A camera has one at a time, two while it moves or a broker restarts.
 BROKERS = 4
-# Frames remembered to know them again. Twice the same comes from a repeated send, within seconds; this is more than a
-# minute of the fastest cameras.
-SEEN_FRAMES = 8192
 
 
 @dataclass
@@ -58,7 +56,7 @@ class Reorder(Generic[T]):
         self._sequences: OrderedDict[str, _Sequence[T]] = OrderedDict(
             (broker, _Sequence(order, begun=True)) for broker, order in (next_orders or {}).items()
         )
-        self._seen: OrderedDict[tuple[str, int], None] = OrderedDict()
+        self._seen = Seen()
         self.counts = ReorderCounts()
 
     @property
@@ -73,14 +71,9 @@ class Reorder(Generic[T]):
 
     def is_duplicate(self, record: DetectionRecord) -> bool:
         """Whether this frame came before (then it is counted, and must not be pushed)."""
-        frame = (record.session, record.seq)
-        if frame in self._seen:
-            self.counts.duplicates += 1
-            return True
-        self._seen[frame] = None
-        if len(self._seen) > SEEN_FRAMES:
-            self._seen.popitem(last=False)
-        return False
+        known = self._seen.add(record.session, record.seq)
+        self.counts.duplicates += known
+        return known
 
     def push(self, record: DetectionRecord, item: T, now_s: float) -> list[T]:
         """Take a frame; return the items that can go on, in order."""

@@ -2,11 +2,13 @@
 
 `bright_box`: one box around everything bright, scored by its brightness; NMS inside. Any height and width.
 `cells`: a YOLO grid head; every 32x32 cell painted red is an object of class 0, blue of class 1, its box the cell.
+`yolo_v5`: three convolutions with random weights and the head of a YOLOv5, as PyTorch exports it.
 The others are bad on purpose: see their docstrings.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -205,3 +207,119 @@ def classifier(path: Path) -> Path:
     mean = g.op("ReduceMean", "images", axes=[1, 2, 3], keepdims=0)
     scores = g.op("Mul", g.reshape(mean, 0, 1), g.const(np.ones((1, 10))))
     return g.save(path, [(scores, FLOAT)], shape=(None, 3, 64, 64))
+
+
+def model_of(
+    nodes: list[Any],
+    values: dict[str, Any],
+    *,
+    kind: int = FLOAT,
+    shape: tuple[Any, ...] = (1, 3, 64, 96),
+    out: str = "out",
+) -> bytes:
+    """A model of these nodes and constants, opset 14, from `images` to one float output."""
+    graph = helper.make_graph(
+        nodes,
+        "test",
+        [helper.make_tensor_value_info("images", kind, shape)],
+        [helper.make_tensor_value_info(out, FLOAT, None)],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in values.items()],
+    )
+    return bytes(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 14)], ir_version=8).SerializeToString()
+    )
+
+
+def run(onnx_bytes: bytes, tensor: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The first output, from ONNX Runtime."""
+    from detector.prepare.verify import session  # here, since most tests that load this module run no model
+
+    made = session(onnx_bytes)
+    result: np.ndarray[Any, Any] = made.run(None, {made.get_inputs()[0].name: tensor})[0]
+    return result
+
+
+def kinds(onnx_bytes: bytes) -> Counter[str]:
+    """How many nodes of each kind."""
+    return Counter(node.op_type for node in onnx.load_model_from_string(onnx_bytes).graph.node)
+
+
+def float32(value: float) -> np.ndarray[Any, Any]:
+    """A constant of one number."""
+    return np.array(value, np.float32)
+
+
+# The constants of x * clamp(x + 3, 0, 6) / 6, as its spellings name them.
+HARD_SWISH_NUMBERS = {"three": float32(3), "zero": float32(0), "six": float32(6)}
+
+ANCHORS = (((10, 13), (16, 30), (33, 23)), ((30, 61), (62, 45), (59, 119)), ((116, 90), (156, 198), (373, 326)))
+CLASSES = 2
+
+
+def yolo_v5(path: Path, *, fixed: tuple[int, int] | None = None, raw_outputs: bool = True) -> Path:
+    """A YOLOv5 of three convolutions with random weights, float input and hard-swish, written as PyTorch exports it.
+
+    Its grid follows the shape, or is frozen to `fixed` (height, width).
+    """
+    random = np.random.default_rng(11)
+    nodes: list[Any] = []
+    values: dict[str, Any] = {"two": float32(2), "half": float32(0.5), **HARD_SWISH_NUMBERS}
+
+    def op(kind: str, *inputs: str, **attributes: Any) -> str:
+        nodes.append(helper.make_node(kind, list(inputs), [f"t{len(nodes)}"], **attributes))
+        return f"t{len(nodes) - 1}"
+
+    def const(value: Any) -> str:
+        values[f"k{len(values)}"] = np.asarray(value)
+        return f"k{len(values) - 1}"
+
+    def convolution(x: str, inputs: int, outputs: int, size: int) -> str:
+        weight = random.normal(size=(outputs, inputs, size, size), scale=(inputs * size * size) ** -0.5)
+        # With a bias, as every export has: DeepSparse takes the 3 of hard-swish for the bias of one that has none.
+        bias = random.normal(size=outputs, scale=0.1).astype(np.float32)
+        return op("Conv", x, const(weight.astype(np.float32)), const(bias), strides=[size, size])
+
+    def level(x: str, channels: int, index: int) -> tuple[str, str]:
+        per_anchor = 5 + CLASSES
+        raw = convolution(x, channels, 3 * per_anchor, 1)
+        shape = op("Shape", raw)
+        if fixed is None:
+            sides = [op("Gather", shape, const(np.int64(axis)), axis=0) for axis in (2, 3)]
+            whole = [op("Unsqueeze", side, const(np.array([0]))) for side in sides]
+            target = op("Concat", const(np.array([-1, 3, per_anchor])), *whole, axis=0)
+            y, x_ = (op("Range", const(np.int64(0)), side, const(np.int64(1))) for side in sides)
+            rows = op("Reshape", y, const(np.array([-1, 1])))
+            columns = op("Reshape", x_, const(np.array([1, -1])))
+            grid_shape = op("Concat", *whole, axis=0)
+            pair = [op("Unsqueeze", op("Expand", a, grid_shape), const(np.array([-1]))) for a in (columns, rows)]
+            grid = op("Cast", op("Concat", *pair, axis=-1), to=FLOAT)
+        else:
+            height, width = (side // STRIDES[index] for side in fixed)
+            target = const(np.array([1, 3, per_anchor, height, width]))
+            grid = const(np.stack(np.meshgrid(np.arange(width), np.arange(height)), -1).astype(np.float32))
+        turned = op("Transpose", op("Reshape", raw, target), perm=[0, 1, 3, 4, 2])
+        score = op("Sigmoid", turned)
+        parts = [
+            op("Slice", score, const(np.array([start])), const(np.array([end])), const(np.array([4])))
+            for start, end in ((0, 2), (2, 4), (4, per_anchor))
+        ]
+        centre = op("Add", op("Sub", op("Mul", parts[0], "two"), "half"), grid)
+        centre = op("Mul", centre, const(float32(STRIDES[index])))
+        anchor = const(np.array(ANCHORS[index], np.float32).reshape(1, 3, 1, 1, 2))
+        size = op("Mul", op("Pow", op("Mul", parts[1], "two"), "two"), anchor)
+        box = op("Concat", centre, size, parts[2], axis=-1)
+        return op("Reshape", box, const(np.array([1, -1, per_anchor]))), turned
+
+    x, before, found = "images", 3, []
+    for index, (channels, size) in enumerate(((16, 8), (24, 2), (32, 2))):
+        x = convolution(x, before, channels, size)
+        x, before = op("HardSwish", x), channels
+        found.append(level(x, channels, index))
+    nodes.append(helper.make_node("Concat", [rows for rows, _ in found], ["out"], axis=1))
+    shape = (1, 3, *(fixed or ("height", "width")))
+    proto = onnx.load_model_from_string(model_of(nodes, values, shape=shape))
+    if raw_outputs:
+        proto.graph.output.extend(helper.make_tensor_value_info(raw, FLOAT, None) for _, raw in found)
+    helper.set_model_props(proto, {"names": "{0: 'cat', 1: 'dog'}", "imgsz": "[128, 192]", "author": "me"})
+    onnx.save(proto, str(path))
+    return path

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from wire.messages import FrameHeader, InputSpec, Outcome
+from wire.turns import Turns
 
 Pixels = TypeVar("Pixels")
 
@@ -77,7 +78,7 @@ class Dispatcher(Generic[Pixels]):
         self.spec: InputSpec | None = None  # what the newest worker wants; kept while there is none
         self.cameras: dict[str, Camera[Pixels]] = {}
         self.workers: dict[bytes, Worker[Pixels]] = {}
-        self._turns: deque[str] = deque()  # cameras with a waiting frame, the next one first
+        self._turns = Turns()  # of the cameras with a waiting frame
         self._idle: deque[bytes] = deque()  # workers with room, the least recently served first
         self._files: set[tuple[str, str, int]] = set()  # file frames in our care, to know a re-sent one
 
@@ -95,8 +96,7 @@ class Dispatcher(Generic[Pixels]):
         else:
             ends = [self._end(camera.waiting.popleft(), "overwritten") for _ in range(len(camera.waiting))]
         camera.waiting.append(Queued(ingest, header, pixels))
-        if header.camera not in self._turns:
-            self._turns.append(header.camera)
+        self._turns.join(header.camera)
         return ends
 
     def ingest_lost(self, ingest: bytes) -> int:
@@ -115,14 +115,17 @@ class Dispatcher(Generic[Pixels]):
     def next_work(self, now_ns: int) -> tuple[bytes, Queued[Pixels]] | End | None:
         """The next (worker, frame) to send, or the end of a stale frame met on the way, or None: nothing can go out."""
         while self._idle and self._turns:
-            name = self._turns.popleft()
+            name = self._turns.pop()
             camera = self.cameras[name]
             if not camera.waiting:
                 continue
             queued = camera.waiting.popleft()
+            stale = not queued.header.lossless and now_ns - queued.header.captured_ns > self._max_age_ns
+            if not stale:
+                self._turns.had(name)
             if camera.waiting:
-                self._turns.append(name)
-            if not queued.header.lossless and now_ns - queued.header.captured_ns > self._max_age_ns:
+                self._turns.join(name)
+            if stale:
                 return self._end(queued, "stale")
             if queued.order < 0:
                 queued.order = camera.next_order
@@ -230,9 +233,7 @@ class Dispatcher(Generic[Pixels]):
             return [self._end(queued, "overwritten")]
         queued.inferred = False
         camera.waiting.appendleft(queued)
-        if name in self._turns:
-            self._turns.remove(name)
-        self._turns.appendleft(name)
+        self._turns.give_back(name)
         return []
 
     def _end(self, queued: Queued[Pixels], outcome: Outcome) -> End:

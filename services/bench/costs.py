@@ -25,7 +25,7 @@ class FrameCosts(Struct, frozen=True):
 
     send: float  # in ingest beside decoding and letterbox: clock, books, the way to the broker
     broker: float
-    worker: float  # tensor, head, NMS, encoding and publishing, on the worker's own core
+    worker: float  # tensor, head, NMS, encoding and publishing, on the worker's own core; not the engine
     valkey: float
     sink: float
     source: str
@@ -35,21 +35,26 @@ BUILT_IN = FrameCosts(send=0.5, broker=0.45, worker=1.1, valkey=0.23, sink=0.28,
 
 
 def keep_costs(document: dict[str, Any]) -> None:
-    """Keep the costs that a benchmark has just measured, unless it saw few frames or shared the machine with others."""
+    """Keep the costs that a benchmark has just measured, if they are good for anything."""
+    if costs := costs_of(document):
+        verdicts.write(_folder(), _key(), costs)
+
+
+def costs_of(document: dict[str, Any]) -> FrameCosts | None:
+    """The costs in a benchmark's result; None when it saw few frames or shared the machine with others."""
     cpu_ms = document["cpu_ms_per_frame"]
     disturbed = document["others_cores"] > MOST_OTHERS_CORES
     if disturbed or document["frames"] < 500 or not {"broker", "detector", "valkey", "sink"} <= cpu_ms.keys():
-        return
-    costs = FrameCosts(
+        return None
+    return FrameCosts(
         # Its share of ingest's time depends on the source's size, so it is not told apart there.
         send=BUILT_IN.send,
         broker=cpu_ms["broker"],
-        worker=round(max(0.0, cpu_ms["detector"] - document["ceiling_cpu_ms_per_frame"]), 3),
+        worker=round(max(0.0, cpu_ms["detector"] - document["engine_cpu_ms_per_frame"]), 3),
         valkey=cpu_ms["valkey"],
         sink=cpu_ms["sink"],
         source=document["command"],
     )
-    verdicts.write(_folder(), _key(), costs)
 
 
 def known_costs() -> FrameCosts:
@@ -58,7 +63,7 @@ def known_costs() -> FrameCosts:
 
 
 def _key() -> str:
-    return verdicts.key("frame-costs", 1)
+    return verdicts.key("frame-costs", 2)
 
 
 def _folder() -> Path | None:

@@ -1,11 +1,13 @@
-"""What a camera costs before detection: CPU time to decode and letterbox a clip of its size, measured on this machine.
+"""What a camera costs before detection: CPU time to receive, decode and letterbox a clip of its size, measured here.
 
-The clip is a simulated street encoded as cameras do (H.264 High, CABAC, one keyframe at its begin). It is read from
-disk: receiving it by RTSP comes on top, and is part of `bench pipeline --live`.
+The clip is a simulated street encoded as cameras do (H.264 High, CABAC, one keyframe at its begin). Decoding is
+measured from disk, as fast as it goes; receiving over RTSP on loopback, at the camera's own pace, since each packet
+wakes its thread. Of a network card's work nothing is in it.
 """
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from collections.abc import Callable
@@ -20,12 +22,16 @@ from av import VideoFrame
 from msgspec import Struct
 
 from detector import verdicts
-from ingest.frames import Picture
+from ingest.adaptive import LOOK_EVERY_S
+from ingest.frames import Picture, Skipped
 from ingest.letterbox import Letterboxer
 from ingest.reader import open_reader
-from ingest.settings import CameraSettings, IngestSettings
+from ingest.settings import AdaptiveSettings, CameraSettings, IngestSettings
+from ingest.sim.file_source import FileSource
+from ingest.sim.rtsp_server import RtspServer
 from ingest.sim.scene import Street
 from ingest.sim.scene_url import SceneSpec
+from ingest.stillness import Stillness
 from wire.messages import InputSpec
 
 Profile = Literal["all", "keyframes", "adaptive"]
@@ -36,14 +42,19 @@ CLIP_FRAMES = 40
 # A 1080p25 camera at its usual 4 Mbit/s; decoding costs by the bit as much as by the pixel.
 BITS_PER_PIXEL = 0.077
 PASSES = 3  # the quickest counts: whatever else ran made the others slower
+# Receiving goes at the camera's pace, so it ends after so long, or after the clip's packets.
+RECEIVE_S = 2.0
+# Of a sleeping camera so often, at the next keyframe: the default of cameras.<name>.adaptive.
+MAX_QUIET_S = AdaptiveSettings().max_quiet_s
 
 
 class DecodeCost(Struct, frozen=True):
     """CPU milliseconds, one thread."""
 
+    packet_ms: float  # receive one packet over RTSP, decoded or not
     frame_ms: float  # decode one frame among all
     keyframe_ms: float  # decode one keyframe alone
-    packet_ms: float  # receive one packet and leave it
+    look_ms: float  # compare one picture with the quiet scene (adaptive)
     letterbox_ms: float  # one picture into the detector's input
 
 
@@ -59,41 +70,49 @@ class Camera(Struct, frozen=True):
 class Load(Struct, frozen=True):
     """One camera: cores' worth of time a second before the wire, and frames a second that go over it."""
 
-    decode: float
+    receive: float
+    decode: float  # and the looks of adaptive
     letterbox: float
     detections_per_s: float
+
+
+def asleep_keyframes_per_s(camera: Camera) -> float:
+    """Keyframes that a sleeping camera decodes: the first that comes when MAX_QUIET_S are over."""
+    # Floats: 10 s are five intervals of 2 s, and of 0.1 s a hundred and not a hundred and one.
+    return 1 / (camera.keyframe_s * max(1, math.ceil(MAX_QUIET_S / camera.keyframe_s - 1e-6)))
 
 
 def camera_load(cost: DecodeCost, camera: Camera, profile: Profile, fps: float, busy_share: float) -> Load:
     """What one camera needs under a decode profile, at `fps` detections a second wanted.
 
-    adaptive: like `all` while something moves (`busy_share` of the time), like `keyframes` otherwise, its keyframes
-    detected too: an upper bound, since a still one may be dropped.
+    adaptive (ingest.adaptive): awake, which is `busy_share` of the time, every frame is decoded and some are looked at;
+    asleep, one keyframe every MAX_QUIET_S is decoded, looked at and detected. Decoding the held packets at a wake-up or
+    a false alarm comes on top: at most one keyframe interval's frames each time.
     """
-    keyframes_per_s = 1 / camera.keyframe_s
+
+    def load(decode_ms: float, seen: float) -> Load:
+        return Load(camera.fps * cost.packet_ms / 1e3, decode_ms / 1e3, seen * cost.letterbox_ms / 1e3, seen)
+
+    all_ms = camera.fps * cost.frame_ms
     if profile == "all":
-        return Load(camera.fps * cost.frame_ms / 1e3, fps * cost.letterbox_ms / 1e3, fps)
+        return load(all_ms, fps)
     if profile == "keyframes":
-        seen = min(fps, keyframes_per_s)
-        decode_ms = camera.fps * cost.packet_ms + keyframes_per_s * cost.keyframe_ms
-        return Load(decode_ms / 1e3, seen * cost.letterbox_ms / 1e3, seen)
-    awake = camera_load(cost, camera, "all", fps, 1)
-    asleep = camera_load(cost, camera, "keyframes", fps, 0)
-    mixed = (
-        busy_share * one + (1 - busy_share) * other
-        for one, other in (
-            (awake.decode, asleep.decode),
-            (awake.letterbox, asleep.letterbox),
-            (awake.detections_per_s, asleep.detections_per_s),
-        )
+        keyframes_per_s = 1 / camera.keyframe_s
+        return load(keyframes_per_s * cost.keyframe_ms, min(fps, keyframes_per_s))
+    looks_per_s = min(camera.fps, 1 / LOOK_EVERY_S)
+    asleep_per_s = asleep_keyframes_per_s(camera)
+    awake_ms = all_ms + looks_per_s * cost.look_ms
+    asleep_ms = asleep_per_s * (cost.keyframe_ms + cost.look_ms)
+    quiet_share = 1 - busy_share
+    return load(
+        busy_share * awake_ms + quiet_share * asleep_ms, busy_share * fps + quiet_share * min(fps, asleep_per_s)
     )
-    return Load(*mixed)
 
 
 def measure_decode(camera: Camera, spec: InputSpec, cache_dir: Path | None = None) -> DecodeCost:
     """This machine's cost for cameras of that size, from the cache or measured (seconds)."""
     key = verdicts.key(
-        "decode-cost", 3, camera.width, camera.height, spec.height, spec.width, spec.stride, int(spec.rectangular)
+        "decode-cost", 4, camera.width, camera.height, spec.height, spec.width, spec.stride, int(spec.rectangular)
     )
     known = verdicts.read(cache_dir, key, DecodeCost)
     if known is not None:
@@ -133,15 +152,37 @@ def decode_cost(path: Path, spec: InputSpec) -> DecodeCost:
     all_ms, pictures = _quickest(lambda: _read(path, "all"))
     boxed_ms, _ = _quickest(lambda: _read(path, "all", lambda picture: letterboxer.frame(picture, 0, spec)))
     alone_ms, keyframes = _quickest(lambda: _read(path, "keyframes"))
-    packets_ms, packets = _quickest(lambda: _demux(path))
-    opened_ms, _ = _quickest(lambda: _demux(path, only_open=True))
-    packet_ms = max(0.0, packets_ms - opened_ms) / packets
+    demuxed_ms, _ = _quickest(lambda: _demux(path))
+    stillness = Stillness()
+    looked_ms, _ = _quickest(lambda: _read(path, "all", lambda picture: stillness.changed(picture, 0.0)))
     return DecodeCost(
-        frame_ms=round(max(0.0, all_ms - opened_ms) / pictures, 4),
-        keyframe_ms=round(max(0.0, alone_ms - packets_ms) / keyframes, 4),
-        packet_ms=round(packet_ms, 4),
+        packet_ms=round(receive_ms(path), 4),
+        frame_ms=round(max(0.0, all_ms - demuxed_ms) / pictures, 4),
+        keyframe_ms=round(max(0.0, alone_ms - demuxed_ms) / keyframes, 4),
+        look_ms=round(max(0.0, looked_ms - all_ms) / pictures, 4),
         letterbox_ms=round(max(0.0, boxed_ms - all_ms) / pictures, 4),
     )
+
+
+def receive_ms(path: Path) -> float:
+    """CPU milliseconds of one packet that is received over RTSP by ingest's own reader and not decoded."""
+    with RtspServer(FileSource(path)) as server:
+        settings = CameraSettings.model_validate({"source": server.url, "profile": "keyframes"})
+        _, reader = open_reader(settings, IngestSettings().max_pixels)
+        spent_s, packets = 0.0, 0
+        try:
+            begun_s, until_s = time.thread_time(), time.monotonic() + RECEIVE_S
+            for delivery in reader.deliveries():
+                now_s = time.thread_time()
+                if isinstance(delivery, Skipped):  # the others are keyframes, whose decoding is measured by itself
+                    spent_s += now_s - begun_s
+                    packets += delivery.count
+                if packets and (packets >= CLIP_FRAMES or time.monotonic() >= until_s):
+                    break
+                begun_s = time.thread_time()
+        finally:
+            reader.close()
+    return 1e3 * spent_s / packets
 
 
 def _quickest(work: Callable[[], int]) -> tuple[float, int]:
@@ -168,8 +209,6 @@ def _read(path: Path, profile: str, each: Callable[[VideoFrame], object] = lambd
     return pictures
 
 
-def _demux(path: Path, *, only_open: bool = False) -> int:
+def _demux(path: Path) -> int:
     with av.open(str(path)) as container:
-        if only_open:
-            return 0
         return sum(packet.size > 0 for packet in container.demux(container.streams.video[0]))

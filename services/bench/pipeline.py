@@ -13,7 +13,7 @@ from typing import Any
 
 import typer
 
-from detector.choose import Trials, choose
+from detector.choose import Choice, Trials, choose
 from detector.cores import topology
 from detector.model import read_model
 from detector.settings import DetectorSettings
@@ -71,18 +71,18 @@ def bench_pipeline(job: Job, *, as_json: bool) -> int:
         shapes = list(dict.fromkeys(cameras.shapes.values()))
         wanted["warm_shapes"] = [list(shape) for shape in shapes]
         wanted["shapes_cached"] = max(4, min(32, len(shapes)))
-        turns, ceilings, facts = _take_turns(job, cameras, wanted, choice.engine)
+        measured = _take_turns(job, cameras, wanted, choice)
     document = {
         "command": command_line(),
         "machine": {**before, "load_average_after": machine_facts()["load_average"]},
         "versions": versions(),
         "model": model.name,
-        "engine": facts,
+        "engine": measured.facts,
         "because": choice.because,
         "shapes": [list(shape) for shape in shapes],
         "live": cameras.live,
         "profile": job.profile,
-        **summarise(turns, ceilings, cameras),
+        **summarise(measured, cameras),
     }
     keep_costs(document)
     if as_json:
@@ -92,9 +92,18 @@ def bench_pipeline(job: Job, *, as_json: bool) -> int:
     return 0
 
 
-def _take_turns(
-    job: Job, cameras: Cameras, detector: dict[str, Any], engine: str
-) -> tuple[list[Turn], list[BareResult], dict[str, Any]]:
+@dataclass(frozen=True)
+class Measured:
+    """All turns; the bare engine frame by frame between them, and at the end as many at once as workers take."""
+
+    turns: list[Turn]
+    ceilings: list[BareResult]
+    batch: int
+    batched: BareResult | None  # None where workers infer one by one
+    facts: dict[str, Any]
+
+
+def _take_turns(job: Job, cameras: Cameras, detector: dict[str, Any], choice: Choice) -> Measured:
     """Ceiling, pipeline, ceiling, pipeline... ceiling: what else the machine does hits both alike."""
     settings = DetectorSettings.model_validate(detector)
     machine = topology()
@@ -104,27 +113,39 @@ def _take_turns(
     mix = list(cameras.shapes.values())
     shapes = list(dict.fromkeys(mix)) if len(set(map(mix.count, mix))) == 1 else mix
     turns: list[Turn] = []
-    with (
-        BareWorkers(
-            read_model(Path(job.model)), engine, shapes, cpus=cpus, num_cores=settings.cores_per_worker
-        ) as bare,
-        steps(2 * job.rounds + 1) as bar,
-    ):
+    model, num_cores, batch = read_model(Path(job.model)), settings.cores_per_worker, choice.batch
+    batched = None
+    with steps(2 * job.rounds + 1 + (batch > 1)) as bar:
+        with BareWorkers(model, choice.engine, shapes, cpus=cpus, num_cores=num_cores) as bare:
 
-        def ceiling() -> BareResult:
-            bar.next(f"bare engine, {workers} workers")
-            return bare.run(job.window.seconds, job.window.warmup_s)
+            def ceiling() -> BareResult:
+                bar.next(f"bare engine, {workers} workers")
+                return bare.run(job.window.seconds, job.window.warmup_s)
 
-        ceilings = [ceiling()]
-        for number in range(job.rounds):
-            bar.next(f"pipeline, {len(cameras.settings)} cameras, round {number + 1}")
-            turns.append(run_turn(cameras, detector, job.window))
-            ceilings.append(ceiling())
-        return turns, ceilings, bare.facts
+            ceilings = [ceiling()]
+            for number in range(job.rounds):
+                bar.next(f"pipeline, {len(cameras.settings)} cameras, round {number + 1}")
+                turns.append(run_turn(cameras, detector, job.window))
+                ceilings.append(ceiling())
+            facts = bare.facts
+        if batch > 1:
+            bar.next(f"bare engine, {workers} workers, batch {batch}")
+            with BareWorkers(model, choice.engine, shapes, cpus=cpus, num_cores=num_cores, batch=batch) as bare:
+                batched = bare.run(job.window.seconds, job.window.warmup_s)
+    return Measured(turns, ceilings, batch, batched, facts)
 
 
-def summarise(turns: Sequence[Turn], ceilings: Sequence[BareResult], cameras: Cameras) -> dict[str, Any]:
+def engine_cpu_ms(alone_ms: float, batched: BareResult | None, batch: int, share: float) -> float:
+    """CPU milliseconds of the engine for a frame, when that share of all frames is inferred `batch` at once."""
+    if batched is None:
+        return alone_ms
+    together_ms = 1e3 * batched.cpu_s / (batch * max(1, batched.runs))
+    return share * together_ms + (1 - share) * alone_ms
+
+
+def summarise(measured: Measured, cameras: Cameras) -> dict[str, Any]:
     """All figures. Speed and ratio are medians over the rounds; all else is of the last one."""
+    turns, ceilings, batched = measured.turns, measured.ceilings, measured.batched
     last = turns[-1]
     # Each round against the ceilings before and after it.
     around = [(a.items_per_s + b.items_per_s) / 2 for a, b in pairwise(ceilings)]
@@ -133,6 +154,8 @@ def summarise(turns: Sequence[Turn], ceilings: Sequence[BareResult], cameras: Ca
     cpu_ms = {role: round(1e3 * spent / last.frames, 3) for role, spent in last.cpu_s.items()}
     cpu_ms["total"] = round(sum(ms for role, ms in cpu_ms.items() if role != "load"), 3)
     bare_cpu_ms = 1e3 * sum(one.cpu_s for one in ceilings) / max(1, sum(one.runs for one in ceilings))
+    share = last.stages.batched_share(measured.batch) if batched else 0.0
+    engine_ms = engine_cpu_ms(bare_cpu_ms, batched, measured.batch, share)
     return {
         "fps": round(statistics.median(turn.fps for turn in turns), 2),
         "ceiling_fps": round(statistics.median(around), 2),
@@ -157,6 +180,11 @@ def summarise(turns: Sequence[Turn], ceilings: Sequence[BareResult], cameras: Ca
         "engine_ms": latency_summary([ms for one in ceilings for ms in one.latencies_ms]),
         "cpu_ms_per_frame": cpu_ms,
         "ceiling_cpu_ms_per_frame": round(bare_cpu_ms, 3),
+        "batch": measured.batch,
+        "batched_share": round(share, 4),  # of the frames, inferred `batch` at once
+        "batched_ceiling_fps": round(batched.items_per_s, 2) if batched else None,
+        # The bare engine's CPU time at the batches that the workers really took.
+        "engine_cpu_ms_per_frame": round(engine_ms, 3),
         # What the ratio would be were CPU time all that counts; other load on the machine moves both sides alike.
         "ratio_by_cpu": round(bare_cpu_ms / cpu_ms["total"], 4) if cpu_ms["total"] else None,
         "cpu_seconds": round(sum(spent for role, spent in last.cpu_s.items() if role != "load"), 3),

@@ -28,6 +28,12 @@ def print_report(document: dict[str, Any]) -> None:
         f"ratio {document['ratio']:.3f} (by CPU time {document['ratio_by_cpu']:.3f}); "
         f"{document['frames']} frames in {document['seconds']:.1f} s, {document['alerts']} alerts on the channel"
     )
+    if document["batch"] > 1:
+        console.print(
+            f"{100 * document['batched_share']:.0f} % of the frames were inferred {document['batch']} at once; the "
+            f"bare engine makes {document['batched_ceiling_fps']:.1f} FPS so, and "
+            f"{document['engine_cpu_ms_per_frame']:.2f} CPU ms a frame in that mix"
+        )
     rounds = ", ".join(f"{one['fps']:.1f}/{one['ceiling_fps']:.1f}={one['ratio']:.3f}" for one in document["rounds"])
     console.print(f"rounds: {rounds}")
     if document["others_cores"] > QUIET_CORES:

@@ -6,13 +6,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from ingest.adaptive import LOOK_EVERY_S
 from services.bench.costs import FrameCosts
-from services.bench.decode_cost import Camera, DecodeCost, Profile, camera_load
+from services.bench.decode_cost import Camera, DecodeCost, Profile, asleep_keyframes_per_s, camera_load
 from services.bench.errors import PlanError
 
 # Share of the time that cores may be busy. Beyond it frames wait longer for each other than they are worked on (at
 # 85 % an arriving frame finds 0.85 / 0.15 = 6 before it in the simplest queue), and bursts become drops.
 BUSY_LIMIT = 0.85
+# A larger worker must save so much CPU time an item to be preferred: two runs of the same differ by 2 to 3 %, and of
+# small workers less is lost when one dies or waits.
+LARGER_GAIN = 0.05
 # Processes that work on one thread: however many cores there are, each can fill one.
 SINGLE_THREADED = ("broker", "valkey", "sink")
 
@@ -90,15 +94,33 @@ def check(wish: Wish, cores: int | None, usable: int) -> None:
 
 
 def best(curve: Sequence[Point]) -> Point:
-    """The point with the least CPU time an item; of two within 2 % (what a second run differs by) the quicker one."""
-    least = min(point.core_ms for point in curve)
-    return min((point for point in curve if point.core_ms <= 1.02 * least), key=lambda point: point.latency_ms)
+    """The smallest workers, unless larger ones need less CPU time an item by more than LARGER_GAIN."""
+    chosen, *larger = sorted(curve, key=lambda point: point.cores_per_worker)
+    for point in larger:
+        if point.core_ms < (1 - LARGER_GAIN) * chosen.core_ms:
+            chosen = point
+    return chosen
 
 
-def make_plan(wish: Wish, point: Point, decode: DecodeCost, costs: FrameCosts, usable: int) -> Plan:
-    """Add up what one camera costs, and divide the machine by it."""
+def batched_share(inference_share: float, batch: int) -> float:
+    """The share of frames that wait until `batch` are inferred at once, on a machine as busy as is planned for.
+
+    `inference_share` is what inference has of all CPU time. A worker at work for a share p of the time finds n or more
+    frames before it with a chance of p^n in the simplest queue (M/M/1); fewer than `batch` are inferred one by one.
+    """
+    return float((BUSY_LIMIT * inference_share) ** batch)
+
+
+def make_plan(
+    wish: Wish, point: Point, decode: DecodeCost, costs: FrameCosts, usable: int, *, batched: Point | None = None
+) -> Plan:
+    """Add up what one camera costs, and divide the machine by it.
+
+    `batched` is the engine at the batch that workers take when so many frames wait; None where they infer one by one.
+    """
     load = camera_load(decode, wish.camera, wish.profile, wish.fps, wish.busy_share)
     each = {
+        "receive": load.receive,
         "decode": load.decode,
         "letterbox": load.letterbox,
         "send": load.detections_per_s * costs.send / 1e3,
@@ -108,6 +130,9 @@ def make_plan(wish: Wish, point: Point, decode: DecodeCost, costs: FrameCosts, u
         "valkey": load.detections_per_s * costs.valkey / 1e3,
         "sink": load.detections_per_s * costs.sink / 1e3,
     }
+    share = batched_share((each["engine"] + each["worker"]) / sum(each.values()), batched.batch) if batched else 0.0
+    engine_ms = point.core_ms + share * (batched.core_ms - point.core_ms if batched else 0.0)
+    each["engine"] = load.detections_per_s * engine_ms / 1e3
     limits = {"all cores": BUSY_LIMIT * usable / sum(each.values())}
     limits |= {part: BUSY_LIMIT / each[part] for part in SINGLE_THREADED if each[part]}
     limited_by = min(limits, key=lambda part: limits[part])
@@ -120,14 +145,14 @@ def make_plan(wish: Wish, point: Point, decode: DecodeCost, costs: FrameCosts, u
         cameras_held=held,
         workers=workers,
         cores_per_worker=point.cores_per_worker,
-        batch=point.batch,
+        batch=batched.batch if batched else point.batch,
         cores=cores,
         used=used,
         usable=usable,
         limited_by=limited_by,
         lines=_lines(
             wish=wish,
-            point=point,
+            engine=_engine_words(point, batched, share, engine_ms),
             decode=decode,
             costs=costs,
             each=each,
@@ -148,10 +173,19 @@ def worker_count(each: dict[str, float], cameras: int, cores_per_worker: int, us
     return needed if apart else most
 
 
+def _engine_words(point: Point, batched: Point | None, share: float, engine_ms: float) -> str:
+    if batched is None or share < 0.005:
+        return f"{engine_ms:.2f} ms"
+    return (
+        f"{engine_ms:.2f} ms ({1 - share:.0%} alone at {point.core_ms:.2f}, "
+        f"{share:.0%} by {batched.batch} at {batched.core_ms:.2f})"
+    )
+
+
 def _lines(
     *,
     wish: Wish,
-    point: Point,
+    engine: str,
     decode: DecodeCost,
     costs: FrameCosts,
     each: dict[str, float],
@@ -160,21 +194,23 @@ def _lines(
     held: float,
 ) -> list[str]:
     camera = wish.camera
-    kept = 1 / camera.keyframe_s
-    asleep = f"{camera.fps:g} packets x {decode.packet_ms:.3f} ms + {kept:g} keyframes x {decode.keyframe_ms:.2f} ms"
-    awake = f"{camera.fps:g} frames x {decode.frame_ms:.2f} ms"
+    every = f"{camera.fps:g} frames x {decode.frame_ms:.2f} ms"
+    looks = min(camera.fps, 1 / LOOK_EVERY_S)
+    shown_ms = decode.keyframe_ms + decode.look_ms
     how = {
-        "all": awake,
-        "keyframes": asleep,
-        "adaptive": f"{wish.busy_share:.3g} x ({awake}) + {1 - wish.busy_share:.3g} x ({asleep})",
+        "all": every,
+        "keyframes": f"{1 / camera.keyframe_s:.3g} keyframes x {decode.keyframe_ms:.2f} ms",
+        "adaptive": f"{wish.busy_share:.3g} x ({every} + {looks:.3g} looks x {decode.look_ms:.2f} ms) "
+        f"+ {1 - wish.busy_share:.3g} x ({asleep_keyframes_per_s(camera):.3g} keyframes x {shown_ms:.2f} ms)",
     }[wish.profile]
     overhead = costs.send + costs.broker + costs.worker + costs.valkey + costs.sink
     other = each["send"] + each["broker"] + each["worker"] + each["valkey"] + each["sink"]
     total = sum(each.values())
     return [
+        f"receive     {camera.fps:g} packets x {decode.packet_ms:.3f} ms = {1e3 * each['receive']:.1f} ms",
         f"decode      {how} = {1e3 * each['decode']:.1f} ms a camera and second",
         f"letterbox   {seen:.3g} frames x {decode.letterbox_ms:.2f} ms = {1e3 * each['letterbox']:.1f} ms",
-        f"engine      {seen:.3g} frames x {point.core_ms:.2f} ms = {1e3 * each['engine']:.1f} ms",
+        f"engine      {seen:.3g} frames x {engine} = {1e3 * each['engine']:.1f} ms",
         f"the rest    {seen:.3g} frames x {overhead:.2f} ms = {1e3 * other:.1f} ms (send {costs.send:.2f}, "
         f"broker {costs.broker:.2f}, worker {costs.worker:.2f}, valkey {costs.valkey:.2f}, sink {costs.sink:.2f}; "
         f"{costs.source})",

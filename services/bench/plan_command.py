@@ -29,7 +29,6 @@ from services.bench.progress import Steps, steps
 from wire.messages import InputSpec
 
 WARM_UP_S = 0.5  # until the engine's first, slower runs are over
-BATCH = 4  # tried at the best size, to say whether it would gain
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ def plan(job: Job, *, as_json: bool) -> int:
     camera = job.wish.camera
     shape = target_shape(camera.height, camera.width, spec)
     sizes = worker_sizes(machine)
-    with steps(len(sizes) + 2) as bar:
+    with steps(len(sizes) + 1 + (choice.batch > 1)) as bar:
         bar.next(f"decoding {camera.width}x{camera.height}")
         decode = measure_decode(camera, spec, settings.cache_dir)
         curve = [
@@ -64,22 +63,25 @@ def plan(job: Job, *, as_json: bool) -> int:
             for size in sizes
         ]
         chosen = best(curve)
-        batched = _point(
-            model,
-            choice.engine,
-            shape,
-            machine=machine,
-            size=chosen.cores_per_worker,
-            batch=BATCH,
-            seconds=job.seconds,
-            bar=bar,
-        )
+        batched = None
+        if choice.batch > 1:
+            batched = _point(
+                model,
+                choice.engine,
+                shape,
+                machine=machine,
+                size=chosen.cores_per_worker,
+                batch=choice.batch,
+                seconds=job.seconds,
+                bar=bar,
+            )
     costs = known_costs()
-    made = make_plan(job.wish, chosen, decode, costs, machine.usable)
-    held = {
-        profile: make_plan(replace(job.wish, profile=profile), chosen, decode, costs, machine.usable).cameras_held
-        for profile in PROFILES
-    }
+
+    def planned(wish: Wish) -> Plan:
+        return make_plan(wish, chosen, decode, costs, machine.usable, batched=batched)
+
+    made = planned(job.wish)
+    held = {profile: planned(replace(job.wish, profile=profile)).cameras_held for profile in PROFILES}
     document = {
         "command": command_line(),
         "machine": machine_facts(),
@@ -103,7 +105,7 @@ def plan(job: Job, *, as_json: bool) -> int:
         "busy_limit": BUSY_LIMIT,
         "utilisation": round(made.utilisation, 4),
         "cores_by_part": made.cores,
-        "curve": [asdict(point) for point in [*curve, batched]],
+        "curve": [asdict(point) for point in [*curve, *([batched] if batched else [])]],
         "decode_cost_ms": {name: getattr(decode, name) for name in decode.__struct_fields__},
         "frame_costs_ms": {name: getattr(costs, name) for name in costs.__struct_fields__},
         "arithmetic": made.lines,
@@ -111,7 +113,7 @@ def plan(job: Job, *, as_json: bool) -> int:
     if as_json:
         typer.echo(json.dumps(document))
     else:
-        _print(document, made, batched)
+        _print(document, made)
     return 0 if made.holds else 1
 
 
@@ -143,7 +145,7 @@ def _point(
     return Point(size, workers, batch, round(result.items_per_s, 2), latency_ms, round(core_ms, 3))
 
 
-def _print(document: dict[str, Any], made: Plan, batched: Point) -> None:
+def _print(document: dict[str, Any], made: Plan) -> None:
     console = Console(width=None if sys.stdout.isatty() else 140, highlight=False, soft_wrap=True)
     camera, profile = document["camera"], document["profile"]
     answer = "holds" if made.holds else "does NOT hold"
@@ -166,15 +168,8 @@ def _print(document: dict[str, Any], made: Plan, batched: Point) -> None:
         row = f"{one.items_per_s:.1f}", f"{one.latency_ms:.2f}", f"{one.core_ms:.2f}"
         table.add_row(f"{one.workers} x {one.cores_per_worker}", str(one.batch), *row)
     console.print(table)
-    gain = next(
-        point["core_ms"]
-        for point in document["curve"]
-        if point["cores_per_worker"] == made.cores_per_worker and point["batch"] == 1
-    )
-    gain /= batched.core_ms
-    console.print(
-        f"Batch {batched.batch}: {100 * (gain - 1):+.0f} % items a CPU second; workers infer one frame at a time.\n"
-    )
+    if made.batch > 1:
+        console.print(f"Workers infer {made.batch} frames at once when so many wait, else one by one.\n")
     for line in made.lines:
         console.print(line)
     table = Table(title=f"cores used by {document['cameras']} cameras", title_justify="left")

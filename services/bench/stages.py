@@ -40,6 +40,12 @@ class Stages:
     )
     detected: Counter[str] = field(default_factory=Counter)  # frames by camera
     boxes: int = 0
+    # By worker and start of inference: frames that were inferred together.
+    together: Counter[tuple[str, int]] = field(default_factory=Counter)
+
+    def batched_share(self, size: int) -> float:
+        """The share (0..1) of frames that were inferred `size` at once; workers infer fewer one by one."""
+        return sum(count for count in self.together.values() if count == size) / max(1, self.together.total())
 
     def summaries(self) -> dict[str, Summary]:
         """By stage."""
@@ -66,6 +72,7 @@ def read_stages(client: redis.Redis, cameras: Iterable[str], begin_ns: int, end_
 def _add(found: Stages, record: DetectionRecord, stored_ns: int) -> None:
     found.detected[record.camera] += 1
     found.boxes += len(record.detections)
+    found.together[(record.worker, record.inference_start_ns)] += 1
     for stage, begun_ns, ended_ns in (
         ("queue", record.captured_ns, record.dispatched_ns),
         ("at_worker", record.dispatched_ns, record.inference_start_ns),
