@@ -225,15 +225,21 @@ class Sink:
         latency_ms = None
         if self._settings.same_host:
             latency_ms = round((time.monotonic_ns() - record.captured_ns) / 1e6, 3)
+        id_ = alert_id(record.camera, rule, detection.label, record.session, record.seq)
+        box = Box(*detection.box)
         return Alert(
             version=1,
-            id=alert_id(record.camera, rule, detection.label, record.session, record.seq),
+            id=id_,
+            incident=id_,
+            event="opened",
             camera=record.camera,
             rule=rule,
+            text=f"{detection.label} at {record.camera}",
+            event_time=rfc3339(record.event_us),
+            opened_time=rfc3339(record.event_us),
             label=detection.label,
             score=detection.score,
-            event_time=rfc3339(record.event_us),
-            box=Box(*detection.box),
+            box=box,
             frame=FrameSize(record.source_width, record.source_height),
             evidence=Evidence(finding.frames_matched, finding.frames_seen),
             model=record.model,

@@ -37,7 +37,10 @@ FOLLOW_COUNT = 256
 
 LAST_EVENT_US = 253_402_300_799_999_999  # the end of the year 9999, the last that RFC 3339 can write
 
+_TIME = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$"
 Pixels = Annotated[float, Meta(description="Pixels of the source picture.")]
+Share = Annotated[float, Meta(ge=0, le=1)]
+Count = Annotated[int, Meta(ge=0)]
 
 
 class Box(Struct, frozen=True):
@@ -63,30 +66,79 @@ class Evidence(Struct, frozen=True):
     frames_seen: Annotated[int, Meta(ge=1, description="Frames in the window when the alert was raised.")]
 
 
+class Object(Struct, frozen=True):
+    """An object in the frame that the alert is about."""
+
+    label: Annotated[str, Meta(description="Its class.")]
+    score: Annotated[float, Meta(ge=0, le=1, description="The model's confidence in this frame.")]
+    box: Box
+    track: Annotated[int, Meta(ge=0, description="Its id: the same from frame to frame of this camera.")]
+
+
 class Alert(Struct, frozen=True):
-    """A rule has found what it looks for in a camera's picture."""
+    """Something has begun, goes on or is over in a camera's picture, or with a camera itself.
+
+    What is null does not apply: a camera that is down shows no object.
+    """
 
     version: Annotated[Literal[1], Meta(description="Version of this form. New fields may come without a new one.")]
-    id: Annotated[str, Meta(description="The same for the same finding, however often it is delivered.")]
+    id: Annotated[str, Meta(description="The same for the same message, however often it is delivered.")]
+    incident: Annotated[str, Meta(description="The same from the opening of an incident to its close.")]
+    event: Annotated[
+        Literal["opened", "updated", "closed"],
+        Meta(
+            description="opened: it begins. updated: it goes on. closed: it is over, for as long as the merge window."
+        ),
+    ]
     camera: Annotated[str, Meta(description="Name of the camera in the configuration.")]
-    rule: Annotated[str, Meta(description="Name of the rule in the configuration.")]
-    label: Annotated[str, Meta(description="Class of the object.")]
-    score: Annotated[float, Meta(ge=0, le=1, description="The model's confidence in the frame that raised the alert.")]
+    rule: Annotated[
+        str,
+        Meta(
+            description="Name of the rule in the configuration; of the system's own: system.camera_down, "
+            "system.picture_frozen, system.detector_slow, system.suppressed."
+        ),
+    ]
+    text: Annotated[str, Meta(description="One line for people.")]
     event_time: Annotated[
         str,
         Meta(
-            description="When the frame was taken: RFC 3339, UTC, microseconds.",
-            pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$",
+            description="When the frame of this message was taken: RFC 3339, UTC, microseconds.",
+            pattern=_TIME,
             extra_json_schema={"format": "date-time"},
         ),
     ]
-    box: Box
-    frame: FrameSize
-    evidence: Evidence
-    model: Annotated[str, Meta(description="The model that saw it.")]
-    session: Annotated[str, Meta(description="The run of the camera's reader that the frame belongs to.")]
-    seq: Annotated[int, Meta(ge=0, description="Number of the frame in its session.")]
-    detection_ms: Annotated[float, Meta(ge=0, description="Milliseconds from capture to the end of inference.")]
+    opened_time: Annotated[
+        str,
+        Meta(
+            description="When the incident began: RFC 3339, UTC, microseconds.",
+            pattern=_TIME,
+            extra_json_schema={"format": "date-time"},
+        ),
+    ]
+    label: Annotated[str | None, Meta(description="Class that the incident is about.")] = None
+    score: Annotated[Share | None, Meta(description="The model's confidence in the first of `objects`.")] = None
+    track: Annotated[Count | None, Meta(description="Id of the first of `objects`.")] = None
+    box: Annotated[Box | None, Meta(description="Box of the first of `objects`.")] = None
+    objects: Annotated[list[Object], Meta(description="What raised it, the best first.")] = []
+    detail: Annotated[
+        dict[str, str | float],
+        Meta(description="Of the rule's kind: zone, line, direction, count, dwell_s, speed_kmh..."),
+    ] = {}
+    suppressed: Annotated[
+        int, Meta(ge=0, description="Incidents that the camera's budget kept back (system.suppressed).")
+    ] = 0
+    frame: Annotated[FrameSize | None, Meta(description="Size of the source picture.")] = None
+    evidence: Annotated[Evidence | None, Meta(description="What confirmed it.")] = None
+    model: Annotated[str | None, Meta(description="The model that saw it.")] = None
+    session: Annotated[str | None, Meta(description="The run of the camera's reader that the frame belongs to.")] = None
+    seq: Annotated[Count | None, Meta(description="Number of the frame in its session.")] = None
+    snapshot: Annotated[
+        str | None, Meta(description="Link to the picture of the frame that opened the incident; it follows the alert.")
+    ] = None
+    clip: Annotated[
+        str | None, Meta(description="Link to the incident's clip; it is complete after its post-roll.")
+    ] = None
+    detection_ms: Annotated[float | None, Meta(description="Milliseconds from capture to the end of inference.")] = None
     latency_ms: Annotated[
         float | None,
         Meta(description="Milliseconds from capture to this alert; null when the sink runs on another host."),

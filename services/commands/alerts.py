@@ -46,12 +46,15 @@ def alerts(config: Config, *, since: str | None, last: int, follow: bool, count:
 def line(alert: Alert, stream_id: str = "") -> str:
     """One alert for a person; the time is local."""
     when = datetime.fromisoformat(alert.event_time.replace("Z", "+00:00")).astimezone()
-    box = alert.box
-    text = (
-        f"{when:%Y-%m-%d %H:%M:%S}.{when.microsecond // 1000:03d}  {alert.camera}  {alert.label} {alert.score:.0%}  "
-        f"rule {alert.rule}  seen in {alert.evidence.frames_matched} of {alert.evidence.frames_seen} frames  "
-        f"at {box.left:.0f},{box.top:.0f}-{box.right:.0f},{box.bottom:.0f}"
-    )
+    parts = [f"{when:%Y-%m-%d %H:%M:%S}.{when.microsecond // 1000:03d}", alert.camera, alert.event, alert.text]
+    if alert.label is not None and alert.score is not None:
+        parts.append(f"{alert.label} {alert.score:.0%}")
+    parts.append(f"rule {alert.rule}")
+    if alert.evidence is not None:
+        parts.append(f"seen in {alert.evidence.frames_matched} of {alert.evidence.frames_seen} frames")
+    if (box := alert.box) is not None:
+        parts.append(f"at {box.left:.0f},{box.top:.0f}-{box.right:.0f},{box.bottom:.0f}")
+    text = "  ".join(parts)
     return f"{text}  id {stream_id}" if stream_id else text
 
 

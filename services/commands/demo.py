@@ -217,7 +217,8 @@ class _Run:
         """Print alerts as they come; ends when told, or with the Valkey that it reads."""
         stream = follow_alerts(lambda: connect(self._config.redis, self._config.redis_url), "0", self._alerts_read)
         for _, alert in stream:
-            self._alerts[alert.label] += 1
+            if alert.event == "opened":
+                self._alerts[alert.label or alert.rule] += 1
             self._print_alert(alert, as_json)
 
     def _print_alert(self, alert: Alert, as_json: bool) -> None:
