@@ -11,9 +11,11 @@ from ingest.errors import SourceError
 from ingest.fleet import Fleet
 from ingest.status import CameraSnapshot
 from ingest.wakefulness import WakefulnessSnapshot
+from services.camera_status import StatusWriter, camera_status
 from services.config import Config
 from services.link import link_keys, shared_rings
 from wire import metrics
+from wire.cameras import CameraStatus
 from wire.health import Health, State
 from wire.ledger import LedgerSnapshot
 from wire.producer import FrameLink
@@ -35,8 +37,10 @@ def run(config: Config, stop: threading.Event, health: Health) -> None:
         metrics.export_ledgers(lambda: [port.ledger.snapshot() for port in link.ports]),
         metrics.export_counts(lambda: _counts(fleet.snapshots(), link)),
     ]
+    statuses = StatusWriter(config.redis, config.redis_url, lambda: _statuses(fleet, link))
     link.start()
     fleet.start()
+    statuses.start()
     try:
         while not stop.wait(REPORT_S) and fleet.fatal is None:
             _report(health, fleet, link)
@@ -44,6 +48,7 @@ def run(config: Config, stop: threading.Event, health: Health) -> None:
         told_s = time.monotonic()
         fleet.stop()
         link.close(max(0.0, told_s + STOP_S - time.monotonic()))
+        statuses.stop()
         _report(health, fleet, link)
         for end in unexport:
             end()
@@ -72,6 +77,11 @@ def _report(health: Health, fleet: Fleet, link: FrameLink) -> None:
     troubled = any(camera.error is not None for camera in fleet.snapshots())
     state: State = "degraded" if troubled or not link.broker_alive else "ok"
     health.set(state, finished=fleet.finished, broker=link.broker_alive, **totals, cameras=cameras)
+
+
+def _statuses(fleet: Fleet, link: FrameLink) -> dict[str, CameraStatus]:
+    ledgers = {port.name: port.ledger.snapshot() for port in link.ports}
+    return {one.camera: camera_status(one, ledgers[one.camera]) for one in fleet.snapshots()}
 
 
 def _ledger_counts(ledger: LedgerSnapshot) -> dict[str, int]:

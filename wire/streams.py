@@ -5,6 +5,8 @@ Keys (`{camera}` stands in braces literally: the hash tag that keeps a camera's 
 - `sparsecam:detections:{camera}`  stream, one entry a detected frame: `v` = "1", `d` = MessagePack DetectionRecord
 - `sparsecam:seen:{camera}:<session>:<block>`  bitmap, which frames of a session are in the stream already
 - `sparsecam:sink:{camera}`  how far the sink has come with the camera (sink/delivery.py)
+- `sparsecam:lease:{camera}`  which sink works on the camera (sink/leases.py)
+- `sparsecam:camera:{camera}`  hash, how the camera is doing (wire/cameras.py)
 - `sparsecam:alerts`  stream and pub/sub channel of alerts (wire/alerts.py)
 """
 
@@ -114,6 +116,18 @@ def detections_key(camera: str) -> str:
 def sink_key(camera: str) -> str:
     """Where the sink writes how far it has come with a camera."""
     return f"sparsecam:sink:{{{_tag(camera)}}}"
+
+
+@lru_cache(maxsize=4096)
+def lease_key(camera: str) -> str:
+    """Who of the sinks works on a camera."""
+    return f"sparsecam:lease:{{{_tag(camera)}}}"
+
+
+@lru_cache(maxsize=4096)
+def camera_key(camera: str) -> str:
+    """How a camera is doing."""
+    return f"sparsecam:camera:{{{_tag(camera)}}}"
 
 
 def seen_bit(camera: str, session: str, seq: int) -> tuple[str, int]:
@@ -239,7 +253,8 @@ class Reader:
 
     What this consumer was given and has not acknowledged comes first: after a restart from the beginning, after a lost
     connection from the last entry seen, because a reply may have been lost on the way. Redis that lost its data, or the
-    group, gets the group again. The consumer's name must stay the same from run to run, and be used by one process.
+    group, gets the group again. The consumer's name must stay the same from run to run, and be used by one process at a
+    time for a camera.
     """
 
     def __init__(self, cameras: Iterable[str], *, group: str, consumer: str) -> None:
@@ -258,6 +273,27 @@ class Reader:
         """Call for each new connection, before `read`."""
         self._again = set(self._camera)
         self._make_groups(link)
+
+    def add(self, link: Link, camera: str) -> None:
+        """Read a camera too, from what the consumer was given and has not acknowledged on; also to begin it anew."""
+        stream = detections_key(camera).encode()
+        self._camera[stream] = camera
+        self._last[stream] = b"0-0"
+        self._again.add(stream)
+        self._make_groups(link, stream)
+
+    def drop(self, camera: str) -> None:
+        """Read a camera no more."""
+        stream = detections_key(camera).encode()
+        self._camera.pop(stream, None)
+        self._last.pop(stream, None)
+        self._again.discard(stream)
+        self._readable = [one for one in self._readable if one != stream]
+        self.behind.discard(camera)
+
+    def resuming(self, camera: str) -> bool:
+        """Whether entries given to the consumer earlier are still being read."""
+        return detections_key(camera).encode() in self._again
 
     def read(self, link: Link, *, count: int, block_s: float) -> list[Entry]:
         """Up to `count` entries a camera, each camera's in stream order; waits up to `block_s` for the first.
@@ -309,10 +345,11 @@ class Reader:
             return Entry(camera, id_, None)
         return Entry(camera, id_, record)
 
-    def _make_groups(self, link: Link) -> None:
+    def _make_groups(self, link: Link, *streams: bytes) -> None:
         """Make the group where it is not, from the last entry read on; leave out keys that are not streams."""
-        self._readable = []
-        for stream, camera in self._camera.items():
+        for stream in streams or tuple(self._camera):
+            self._readable = [one for one in self._readable if one != stream]
+            camera = self._camera[stream]
             newest, start = last_id(link, stream), self._last[stream]
             if id_order(start) > id_order(newest):  # not the stream that we read: Redis lost some or all of it
                 self._last[stream], start = newest, b"0-0"

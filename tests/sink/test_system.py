@@ -1,0 +1,86 @@
+"""What the system says of itself: down, frozen, slow; each when it lasts, and not at a hiccup."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from sink.incident_settings import SystemSettings
+from sink.system import CAMERA_DOWN, DETECTOR_SLOW, PICTURE_FROZEN, SystemState, SystemWatch
+from wire.cameras import CameraStatus
+from wire.messages import DetectionRecord
+
+MakeRecord = Callable[..., DetectionRecord]
+
+NOW_US = 1_800_000_000_000_000
+SETTINGS = SystemSettings.model_validate({})
+
+
+def status(**fields: object) -> CameraStatus:
+    known: dict[str, object] = {
+        "state": "streaming",
+        "up": True,
+        "written_us": NOW_US,
+        "up_us": NOW_US,
+        "detected_us": NOW_US,
+    }
+    return CameraStatus(**{**known, **fields})  # type: ignore[arg-type]
+
+
+def found(watch: SystemWatch, one: CameraStatus | None, now_us: int = NOW_US) -> list[str]:
+    return [rule for rule, _ in watch.findings(now_us, one)]
+
+
+def seconds(value: float) -> int:
+    return int(value * 1e6)
+
+
+@pytest.mark.parametrize(
+    ("camera", "rules"),
+    [
+        (status(), []),
+        (None, []),
+        (status(state="backing_off", up=False, up_us=NOW_US - seconds(14)), []),
+        (status(state="backing_off", up=False, up_us=NOW_US - seconds(15)), [CAMERA_DOWN]),
+        (status(state="frozen", error="frozen", up=False, up_us=NOW_US - seconds(15)), [PICTURE_FROZEN]),
+        (status(state="connecting", error="frozen", up=False, up_us=NOW_US - seconds(15)), [PICTURE_FROZEN]),
+        (status(written_us=NOW_US - seconds(11)), [CAMERA_DOWN]),
+        (status(state="stopped", up=False, written_us=NOW_US - seconds(1000), up_us=0), []),
+        (status(detected_us=NOW_US - seconds(30)), [DETECTOR_SLOW]),
+        (status(state="backing_off", up=False, up_us=0, detected_us=0), [CAMERA_DOWN]),
+    ],
+)
+def test_each_trouble_has_its_incident(camera: CameraStatus | None, rules: list[str]) -> None:
+    assert found(SystemWatch(SETTINGS, SystemState()), camera) == rules
+
+
+def test_detectors_slower_than_promised_for_a_while_are_an_incident(detection_record: MakeRecord) -> None:
+    watch = SystemWatch(SETTINGS, SystemState())
+
+    def see(begin: int, end: int, took_ms: int) -> None:
+        for seq in range(begin, end):
+            record = detection_record(seq)
+            late_ns = record.captured_ns + took_ms * 1_000_000
+            watch.observe(detection_record(seq, inference_end_ns=late_ns))
+
+    see(0, 100, 50)
+    assert found(watch, status()) == []
+    see(100, 105, 3000)  # half a second is a hiccup
+    assert found(watch, status()) == []
+    assert watch.state.slow_since_us == 0
+    see(105, 400, 3000)
+    assert found(watch, status()) == []  # not for long yet
+    later_us = NOW_US + seconds(30)
+    now = status(written_us=later_us, up_us=later_us, detected_us=later_us)
+    assert found(watch, now, later_us) == [DETECTOR_SLOW]
+    see(400, 800, 50)
+    assert found(watch, now, later_us) == []
+    assert watch.state.slow_since_us == 0
+
+
+def test_a_pause_is_no_slowness(detection_record: MakeRecord) -> None:
+    watch = SystemWatch(SETTINGS, SystemState())
+    watch.observe(detection_record(0, inference_end_ns=detection_record(0).captured_ns + 9_000_000_000))
+    watch.observe(detection_record(10_000))
+    assert watch.state.mean_ms == 12.0
