@@ -17,9 +17,10 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from detector.settings import DetectorSettings
 from ingest.settings import CameraSettings, IngestSettings
 from services.config_env import apply_environment
-from services.config_errors import ConfigError, nearest, problem_of
+from services.config_errors import ConfigError, problem_of
+from services.config_rules import rule_problems
 from services.yaml_source import KeyPath, Place, Problem, Source, read_yaml
-from sink.settings import RuleSettings, SinkSettings
+from sink.settings import RuleSettings, SceneSettings, SinkSettings
 from wire.settings import LinkSettings, MetricsSettings, RedisSettings
 from wire.valkey import embedded_url
 
@@ -68,6 +69,9 @@ class Config(BaseModel):
     )
     detector: DetectorSettings = Field(
         default_factory=_defaults(DetectorSettings), description="The model and the workers that run it."
+    )
+    scenes: dict[Name, SceneSettings] = Field(
+        default_factory=dict, description="What cameras look at, by camera name: zones, lines, masks, ground."
     )
     rules: dict[Name, RuleSettings] = Field(default_factory=dict, description="What is worth an alert, by rule name.")
     sink: SinkSettings = Field(
@@ -192,12 +196,4 @@ def _cross_checks(config: Config, source: Source) -> list[Problem]:
             "path may have 107 and the sockets lie in it"
         )
         problems.append(Problem(source.place(("runtime_dir",)), text))
-    for rule, settings in config.rules.items():
-        named = [] if settings.cameras == "*" else settings.cameras
-        for index, camera in enumerate(named):
-            if camera not in config.cameras:
-                near = nearest(camera, config.cameras)
-                hint = f"; did you mean {near!r}?" if near else "; expected a name under `cameras`"
-                place = source.place(("rules", rule, "cameras", index))
-                problems.append(Problem(place, f"rules.{rule}.cameras[{index}]: no camera {camera!r}{hint}"))
-    return problems
+    return problems + rule_problems(config.cameras, config.scenes, config.rules, source)

@@ -28,6 +28,7 @@ class CameraState(Struct, tag="camera.1"):
 
     next_orders: dict[str, int] = msgspec.field(default_factory=dict)  # broker: number of the next frame
     rules: dict[str, RuleState] = msgspec.field(default_factory=dict)  # rule: its state
+    alerted_us: dict[str, dict[str, int]] = msgspec.field(default_factory=dict)  # rule: label: its last alert
 
 
 @dataclass

@@ -12,8 +12,9 @@ import structlog
 
 from sink.delivery import CameraState, Commit, load_state, send_commit
 from sink.reorder import Reorder
-from sink.rules import KINDS, Finding
-from sink.settings import RuleSettings, SinkSettings
+from sink.rules import KINDS
+from sink.settings import RuleSettings, SceneSettings, SinkSettings
+from sink.tracks import Finding, Track, TrackedFrame
 from wire.alerts import LAST_EVENT_US, Alert, Box, Evidence, FrameSize, alert_id, rfc3339
 from wire.logs import redact
 from wire.messages import DetectionRecord
@@ -67,17 +68,35 @@ class _Camera:
         self.name = name
         self.rules = {rule: one for rule, one in rules.items() if one.watches(name)}
         self.reorder: Reorder[Entry] = Reorder(settings.reorder_timeout_s, settings.reorder_frames, state.next_orders)
-        self._states = {rule: state.rules.get(rule) or KINDS[one.kind].new_state() for rule, one in self.rules.items()}
+        self._scene = SceneSettings()
+        self._alerted_us = state.alerted_us
+        self._states = {rule: KINDS[one.kind].resume(state.rules.get(rule)) for rule, one in self.rules.items()}
 
     def state(self) -> CameraState:
         """To be kept for the next run."""
-        return CameraState(self.reorder.next_orders, self._states)
+        return CameraState(self.reorder.next_orders, self._states, self._alerted_us)
 
     def findings(self, record: DetectionRecord) -> Iterable[tuple[str, Finding]]:
         """What each rule finds in the camera's next frame."""
+        frame = TrackedFrame(
+            record,
+            tuple(
+                Track(place, one.label, one.score, one.box, (0.0, 0.0), record.event_us, 1, 0)
+                for place, one in enumerate(record.detections)
+            ),
+        )
         for rule, one in self.rules.items():
-            for finding in KINDS[one.kind].step(one, self._states[rule], record):
-                yield rule, finding
+            for finding in KINDS[one.kind].step(one, self._states[rule], frame, self._scene):
+                if not self._cooling_down(rule, one.cooldown_s, finding.label, record.event_us):
+                    yield rule, finding
+
+    def _cooling_down(self, rule: str, cooldown_s: float, label: str, event_us: int) -> bool:
+        alerted_us = self._alerted_us.setdefault(rule, {})
+        last_us = alerted_us.get(label)
+        if last_us is not None and abs(event_us - last_us) < cooldown_s * 1e6:
+            return True
+        alerted_us[label] = event_us
+        return False
 
 
 class Sink:
@@ -221,12 +240,11 @@ class Sink:
         self._commit.acks.setdefault(entry.camera, []).append(entry.id)
 
     def _alert(self, rule: str, finding: Finding, record: DetectionRecord) -> Alert:
-        detection = finding.detection
+        best = finding.objects[0] if finding.objects else None
         latency_ms = None
         if self._settings.same_host:
             latency_ms = round((time.monotonic_ns() - record.captured_ns) / 1e6, 3)
-        id_ = alert_id(record.camera, rule, detection.label, record.session, record.seq)
-        box = Box(*detection.box)
+        id_ = alert_id(record.camera, rule, finding.label, record.session, record.seq)
         return Alert(
             version=1,
             id=id_,
@@ -234,12 +252,12 @@ class Sink:
             event="opened",
             camera=record.camera,
             rule=rule,
-            text=f"{detection.label} at {record.camera}",
+            text=finding.text,
             event_time=rfc3339(record.event_us),
             opened_time=rfc3339(record.event_us),
-            label=detection.label,
-            score=detection.score,
-            box=box,
+            label=finding.label,
+            score=best.score if best else None,
+            box=Box(*best.box) if best else None,
             frame=FrameSize(record.source_width, record.source_height),
             evidence=Evidence(finding.frames_matched, finding.frames_seen),
             model=record.model,

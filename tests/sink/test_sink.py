@@ -16,7 +16,7 @@ import jsonschema
 import pytest
 import redis
 
-from sink.settings import RuleSettings, SinkSettings
+from sink.settings import PresenceRule, SinkSettings
 from sink.sink import GROUP, Sink, run_sink
 from wire.alerts import ALERTS, Alert, alert_schema, from_json
 from wire.messages import DetectionRecord, encode
@@ -27,7 +27,7 @@ from wire.valkey import EmbeddedValkey
 MakeRecord = Callable[..., DetectionRecord]
 WaitUntil = Callable[..., None]
 
-RULE = RuleSettings(labels=["pistol"], confirm_frames=2, window_frames=3, cooldown_s=1)
+RULE = PresenceRule(labels=["pistol"], confirm_frames=2, window_frames=3, cooldown_s=1)
 
 
 class Running:
@@ -240,10 +240,10 @@ def test_a_sink_killed_again_and_again_finds_every_alert_once(
 ) -> None:
     program = (
         "import sys, threading\n"
-        "from sink.settings import RuleSettings, SinkSettings\n"
+        "from sink.settings import PresenceRule, SinkSettings\n"
         "from sink.sink import run_sink\n"
         "from wire.settings import RedisSettings\n"
-        f"rule = RuleSettings.model_validate({RULE.model_dump()!r})\n"
+        f"rule = PresenceRule.model_validate({RULE.model_dump()!r})\n"
         "run_sink(SinkSettings(), {'armed': rule}, ['door'], RedisSettings(url=sys.argv[1]), threading.Event())\n"
     )
     total = 3000
