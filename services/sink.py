@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterable
 
 from services.config import Config
+from sink.camera import Plan
 from sink.sink import Sink, SinkSnapshot
 from wire import metrics
 from wire.health import Health
@@ -13,13 +14,18 @@ from wire.health import Health
 
 def run(config: Config, stop: threading.Event, health: Health) -> None:
     """Follow the detections of all cameras until `stop`."""
-    sink = Sink(config.sink, config.rules, config.cameras, config.redis, config.redis_url)
+    sink = Sink(config.sink, sink_plan(config), config.cameras, config.redis, config.redis_url)
     unexport = metrics.export_counts(lambda: _counts(sink.snapshot()))
     try:
         sink.run(stop, lambda: _report(sink.snapshot(), health))
     finally:
         unexport()
         _report(sink.snapshot(), health)
+
+
+def sink_plan(config: Config) -> Plan:
+    """What the configuration wants done with every camera."""
+    return Plan(config.rules, config.scenes, config.tracker, config.incidents)
 
 
 def _report(now: SinkSnapshot, health: Health) -> None:
@@ -31,6 +37,8 @@ def _report(now: SinkSnapshot, health: Health) -> None:
         duplicates=now.duplicates,
         gaps=now.gaps,
         alerts=sum(now.alerts.values()),
+        cameras=now.cameras,
+        sinks=now.sinks,
         alerts_waiting=now.alerts_waiting,
     )
 
@@ -44,5 +52,16 @@ def _counts(now: SinkSnapshot) -> Iterable[metrics.Count]:
     yield metrics.Count("sparsecam_sink_alerts_repeated", "Alerts found again after a restart.", now.alerts_repeated)
     yield metrics.Count("sparsecam_sink_alerts_waiting", "Alerts waiting for Redis.", now.alerts_waiting, gauge=True)
     yield metrics.Count("sparsecam_sink_reconnects", "Connections to Redis made anew.", now.reconnects)
-    for rule, count in now.alerts.items():
-        yield metrics.Count("sparsecam_alerts", "Alerts delivered.", count, {"rule": rule})
+    yield metrics.Count("sparsecam_sink_cameras", "Cameras whose lease is held.", now.cameras, gauge=True)
+    yield metrics.Count("sparsecam_sink_sinks", "Sinks that share the cameras.", now.sinks, gauge=True)
+    yield metrics.Count("sparsecam_sink_cameras_taken", "Times a camera was taken over.", now.taken_over)
+    yield metrics.Count("sparsecam_sink_cameras_lost", "Times a camera was lost to another sink.", now.lost)
+    yield metrics.Count("sparsecam_sink_reread", "Times entries read without the lease were found.", now.reread)
+    yield metrics.Count("sparsecam_sink_time_went_back", "Times a camera's time went back.", now.time_went_back)
+    yield metrics.Count("sparsecam_sink_bad_boxes", "Boxes that are none: left out.", now.bad_boxes)
+    for cause, count in (("cooldown", now.cooled_down), ("budget", now.suppressed)):
+        labels = {"cause": cause}
+        yield metrics.Count("sparsecam_incidents_kept_back", "Incidents that were not told.", count, labels)
+    yield metrics.Count("sparsecam_findings_overflowed", "Findings beyond 500 incidents at once.", now.overflowed)
+    for (rule, event), count in now.alerts.items():
+        yield metrics.Count("sparsecam_alerts", "Alerts delivered.", count, {"rule": rule, "event": event})

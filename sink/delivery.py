@@ -2,7 +2,7 @@
 
 So a sink that dies at any moment has either delivered an alert, remembers it and will not see its frames again, or none
 of this; it takes the frames up again and finds the same. When the answer is lost the same commit is sent again: an
-alert's id keeps it from appearing twice.
+alert's id keeps it from appearing twice. The transaction is done only while the cameras' leases are the sink's own.
 """
 
 from __future__ import annotations
@@ -15,20 +15,27 @@ import redis
 import structlog
 from msgspec import Struct
 
-from sink.rules import RuleState
+from sink.camera import WorkState
+from sink.incidents import IncidentsState
+from sink.system import SystemState
 from wire.alerts import Alert, alert_once
 from wire.messages import WireError, decode, decoder, encode
-from wire.streams import Link, detections_key, sink_key
+from wire.streams import Link, detections_key, lease_key, sink_key
 
 log = structlog.get_logger()
 
+# A camera that left the configuration leaves nothing behind for longer; one that is off for a holiday goes on.
+STATE_TTL_S = 30 * 86_400
 
-class CameraState(Struct, tag="camera.1"):
+
+class CameraState(Struct, tag="camera.2"):
     """How far the sink has come with a camera: the frames up to here are acknowledged, and their alerts delivered."""
 
     next_orders: dict[str, int] = msgspec.field(default_factory=dict)  # broker: number of the next frame
-    rules: dict[str, RuleState] = msgspec.field(default_factory=dict)  # rule: its state
-    alerted_us: dict[str, dict[str, int]] = msgspec.field(default_factory=dict)  # rule: label: its last alert
+    work: WorkState = msgspec.field(default_factory=WorkState)
+    system: SystemState = msgspec.field(default_factory=SystemState)
+    system_incidents: IncidentsState = msgspec.field(default_factory=IncidentsState)
+    writer: str = ""  # the sink's run that wrote it
 
 
 @dataclass
@@ -36,12 +43,21 @@ class Commit:
     """What has been worked out and is not in Redis yet."""
 
     alerts: list[Alert] = field(default_factory=list)
-    acks: dict[str, list[bytes]] = field(default_factory=dict)  # camera: entries done with
+    acks: dict[str, list[bytes]] = field(default_factory=dict)  # camera whose state changed: entries done with
 
     @property
     def frames(self) -> int:
         """Entries to acknowledge."""
         return sum(map(len, self.acks.values()))
+
+    def drop(self, camera: str) -> None:
+        """Forget a camera: it is another sink's."""
+        self.acks.pop(camera, None)
+        self.alerts = [alert for alert in self.alerts if alert.camera != camera]
+
+
+class LeaseLost(Exception):
+    """A camera of the commit is no longer ours; nothing was written."""
 
 
 _decoder = decoder(CameraState)
@@ -62,21 +78,36 @@ def load_state(link: Link, camera: str) -> CameraState:
 
 
 def send_commit(
-    link: Link, commit: Commit, states: dict[str, CameraState], *, group: str, alerts_maxlen: int
+    link: Link, commit: Commit, states: dict[str, CameraState], *, group: str, owner: str, alerts_maxlen: int
 ) -> list[bool]:
     """Write it all; returns for each alert whether it is new. `states` are those of the cameras in `commit.acks`.
 
-    Raises redis.RedisError or OSError when not all of it was done for certain; then send the same commit again.
+    Raises LeaseLost when `owner` does not hold the lease of each of them, and redis.RedisError or OSError when not all
+    of it was done for certain; then send the same commit again.
     """
+    leases = [lease_key(camera) for camera in commit.acks]
+    # From here on the transaction fails if a lease changes hands or runs out.
+    watched, holders = link.send(("WATCH", *leases), ("MGET", *leases))
+    _raise_refusal(watched, holders)
+    if any(holder != owner.encode() for holder in holders):
+        link.send(("UNWATCH",))
+        raise LeaseLost
     commands: list[tuple[Any, ...]] = [("MULTI",)]
     commands += [alert_once(alert, alerts_maxlen) for alert in commit.alerts]
     for camera, ids in commit.acks.items():
-        commands.append(("SET", sink_key(camera), encode(states[camera])))
-        commands.append(("XACK", detections_key(camera), group, *ids))
+        commands.append(("SET", sink_key(camera), encode(states[camera]), "EX", STATE_TTL_S))
+        if ids:
+            commands.append(("XACK", detections_key(camera), group, *ids))
     commands.append(("EXEC",))
     *queued, done = link.send(*commands)
     # The refusal of a command explains that of the EXEC after it, so it is the better one to tell of.
-    for reply in (*queued, done, *(done if isinstance(done, list) else ())):
+    _raise_refusal(*queued, done, *(done if isinstance(done, list) else ()))
+    if done is None:
+        raise LeaseLost
+    return [reply is not None for reply in done[: len(commit.alerts)]]
+
+
+def _raise_refusal(*replies: object) -> None:
+    for reply in replies:
         if isinstance(reply, redis.RedisError):
             raise reply
-    return [reply is not None for reply in done[: len(commit.alerts)]]

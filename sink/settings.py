@@ -43,9 +43,17 @@ class SinkSettings(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     name: str = Field(
-        "sink-0",
-        pattern=r"^[A-Za-z0-9._-]{1,64}$",
-        description="Consumer name in Redis: the same after a restart, and of one running sink only.",
+        "",
+        pattern=r"^[A-Za-z0-9._-]{0,64}$",
+        description="Its name among the sinks that share the cameras: of one running sink only, and the same after a "
+        "restart, so that it takes its cameras up at once; empty: this host's name.",
+    )
+    # Long against a pause of Redis or of the machine, short against the time in which somebody looks at an alert.
+    lease_s: float = Field(
+        5.0,
+        ge=0.5,
+        le=300,
+        description="A sink that is not heard of for this long loses its cameras to the other sinks (seconds).",
     )
     reorder_timeout_s: float = Field(
         1.0, ge=0, le=60, description="How long a missing frame is waited for while later ones are at hand (seconds)."

@@ -1,29 +1,38 @@
-"""The sink: reads detections, puts them in order, runs the rules, delivers the alerts."""
+"""The sink: reads detections, puts them in order, works them into alerts, delivers these.
+
+Several sinks share the cameras by leases (sink/leases.py).
+"""
 
 from __future__ import annotations
 
+import math
+import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import redis
 import structlog
 
-from sink.delivery import CameraState, Commit, load_state, send_commit
-from sink.reorder import Reorder
-from sink.rules import KINDS
-from sink.settings import RuleSettings, SceneSettings, SinkSettings
-from sink.tracks import Finding, Track, TrackedFrame
-from wire.alerts import LAST_EVENT_US, Alert, Box, Evidence, FrameSize, alert_id, rfc3339
+from sink.camera import Plan
+from sink.delivery import Commit, LeaseLost, load_state, send_commit
+from sink.leases import Leases
+from sink.settings import SinkSettings
+from sink.watched import WatchedCamera
+from wire.alerts import LAST_EVENT_US
+from wire.cameras import read_status, status_of
 from wire.logs import redact
-from wire.messages import DetectionRecord
+from wire.messages import DetectionRecord, WireError
 from wire.settings import RedisSettings
-from wire.streams import Entry, Link, Reader, RedisAway, connect
+from wire.streams import Entry, Link, Reader, RedisAway, connect, detections_key
 
 log = structlog.get_logger()
 
 GROUP = "sink"
+# Of all sinks: whoever takes a camera over also takes up the entries that the one before had read and not finished.
+CONSUMER = "sink"
 # Entries of a camera in one read: after an outage the reading is done in few round trips, and beats go on between them.
 READ_COUNT = 512
 # The longest wait for a frame: how soon `stop` is heard.
@@ -38,6 +47,8 @@ GATHER_S = 0.01
 DRAIN_S = 1.0
 # Acknowledge at the latest after as many, so that neither memory nor a commit grows without bound.
 COMMIT_FRAMES = 5000
+# Between two looks at how the cameras are doing: as often as ingest says it.
+SYSTEM_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -53,50 +64,20 @@ class SinkSnapshot:
     late: int = 0  # of these: came after all, and were used out of order
     held: int = 0  # waiting for a missing frame now
     unacknowledged: int = 0  # done, and not yet said so to Redis
-    alerts: dict[str, int] = field(default_factory=dict)  # rule: alerts delivered
+    alerts: dict[tuple[str, str], int] = field(default_factory=dict)  # (rule, event): alerts delivered
     alerts_repeated: int = 0  # found again after a restart; were there already
     alerts_waiting: int = 0  # found, and not yet in Redis
     reconnects: int = 0
-
-
-class _Camera:
-    """What the sink knows of one camera."""
-
-    def __init__(
-        self, name: str, state: CameraState, settings: SinkSettings, rules: Mapping[str, RuleSettings]
-    ) -> None:
-        self.name = name
-        self.rules = {rule: one for rule, one in rules.items() if one.watches(name)}
-        self.reorder: Reorder[Entry] = Reorder(settings.reorder_timeout_s, settings.reorder_frames, state.next_orders)
-        self._scene = SceneSettings()
-        self._alerted_us = state.alerted_us
-        self._states = {rule: KINDS[one.kind].resume(state.rules.get(rule)) for rule, one in self.rules.items()}
-
-    def state(self) -> CameraState:
-        """To be kept for the next run."""
-        return CameraState(self.reorder.next_orders, self._states, self._alerted_us)
-
-    def findings(self, record: DetectionRecord) -> Iterable[tuple[str, Finding]]:
-        """What each rule finds in the camera's next frame."""
-        frame = TrackedFrame(
-            record,
-            tuple(
-                Track(place, one.label, one.score, one.box, (0.0, 0.0), record.event_us, 1, 0)
-                for place, one in enumerate(record.detections)
-            ),
-        )
-        for rule, one in self.rules.items():
-            for finding in KINDS[one.kind].step(one, self._states[rule], frame, self._scene):
-                if not self._cooling_down(rule, one.cooldown_s, finding.label, record.event_us):
-                    yield rule, finding
-
-    def _cooling_down(self, rule: str, cooldown_s: float, label: str, event_us: int) -> bool:
-        alerted_us = self._alerted_us.setdefault(rule, {})
-        last_us = alerted_us.get(label)
-        if last_us is not None and abs(event_us - last_us) < cooldown_s * 1e6:
-            return True
-        alerted_us[label] = event_us
-        return False
+    cameras: int = 0  # whose lease is ours
+    sinks: int = 0  # that share the cameras
+    taken_over: int = 0  # times a camera became ours
+    lost: int = 0  # times a camera became another's before we released it
+    reread: int = 0  # times entries were found that a sink had read without the lease
+    cooled_down: int = 0  # incidents kept back by their rule's cooldown
+    suppressed: int = 0  # incidents kept back by a camera's budget
+    overflowed: int = 0  # findings beyond what a camera may have at once
+    time_went_back: int = 0  # times a camera's frames began anew at an earlier time
+    bad_boxes: int = 0  # boxes that are no boxes: left out
 
 
 class Sink:
@@ -105,26 +86,27 @@ class Sink:
     def __init__(
         self,
         settings: SinkSettings,
-        rules: Mapping[str, RuleSettings],
+        plan: Plan,
         cameras: Iterable[str],
         redis_settings: RedisSettings,
         default_url: str = "",
     ) -> None:
         self._settings = settings
-        self._rules = rules
-        self._names = list(cameras)
+        self._plan = plan
         self._redis = redis_settings
         self._default_url = default_url
-        self._reader = Reader(self._names, group=GROUP, consumer=settings.name)
-        self._cameras: dict[str, _Camera] = {}
+        self._leases = Leases(cameras, settings.name or socket.gethostname(), settings.lease_s)
+        self._reader = Reader((), group=GROUP, consumer=CONSUMER)
+        self._cameras: dict[str, WatchedCamera] = {}  # those whose lease is ours
         self._link: Link | None = None
         self._commit = Commit()
         self._uncommitted_since_s = 0.0
+        self._renew_at_s = self._system_at_s = -math.inf
         self._last_good_s = time.monotonic()
         self._away_s = 0.0
         self._lock = threading.Lock()  # over all counts, for `snapshot`
-        self._alerts = dict.fromkeys(rules, 0)
-        self._bad = self._repeated = self._connects = 0
+        self._counts: Counter[str] = Counter()
+        self._delivered: Counter[tuple[str, str]] = Counter()
 
     def run(self, stop: threading.Event, beat: Callable[[], None] = lambda: None) -> None:
         """Work until `stop`; `beat` is called several times a second, also while Redis is away.
@@ -150,46 +132,48 @@ class Sink:
     def snapshot(self) -> SinkSnapshot:
         """The counts now."""
         with self._lock:
-            reorders = [camera.reorder for camera in self._cameras.values()]
+            now = self._counts.copy()
+            for camera in self._cameras.values():
+                now.update(camera.counts())
             return SinkSnapshot(
                 connected=self._link is not None,
                 read=self._reader.counts.read,
-                malformed=self._reader.counts.malformed + self._bad,
+                malformed=self._reader.counts.malformed + now["bad"],
                 trimmed=self._reader.counts.trimmed,
-                duplicates=sum(reorder.counts.duplicates for reorder in reorders),
-                gaps=sum(reorder.counts.gaps for reorder in reorders),
-                late=sum(reorder.counts.late for reorder in reorders),
-                held=sum(reorder.held for reorder in reorders),
+                held=sum(camera.reorder.held for camera in self._cameras.values()),
                 unacknowledged=self._commit.frames,
-                alerts=dict(self._alerts),
-                alerts_repeated=self._repeated,
+                alerts=dict(self._delivered),
                 alerts_waiting=len(self._commit.alerts),
-                reconnects=max(0, self._connects - 1),
+                reconnects=max(0, now["connects"] - 1),
+                cameras=len(self._cameras),
+                sinks=self._leases.sinks,
+                alerts_repeated=now["repeated"],
+                **{name: now[name] for name in ("taken_over", "lost", "reread", *WatchedCamera.COUNTS)},
             )
 
     def _connect(self) -> Link:
         link = Link(connect(self._redis, self._default_url))
         try:
             self._reader.resume(link)
-            if not self._cameras:  # later what we know is newer than what Redis holds
-                states = {name: load_state(link, name) for name in self._names}
-                with self._lock:
-                    self._cameras = {
-                        name: _Camera(name, state, self._settings, self._rules) for name, state in states.items()
-                    }
+            # While Redis is away no frame can come, so that time does not count for those that are waited for.
+            now_s = time.monotonic()
+            self._away_s += now_s - self._last_good_s
+            self._last_good_s = now_s
+            self._leases.doubt()
+            self._share(link)
         except BaseException:
             link.close()
             raise
-        # While Redis is away no frame can come, so that time does not count for those that are waited for.
-        self._away_s += time.monotonic() - self._last_good_s
         with self._lock:
             self._link = link
-            self._connects += 1
-        log.info("redis connected", cameras=len(self._cameras))
+            self._counts["connects"] += 1
+        log.info("redis connected", cameras=len(self._cameras), sinks=self._leases.sinks)
         return link
 
     def _round(self, link: Link) -> int:
         """Read, work, deliver; returns how many entries there were."""
+        if time.monotonic() >= self._renew_at_s:
+            self._share(link)
         if self._commit.alerts:  # a commit that failed goes first, as it was
             self._send(link)
         entries = self._reader.read(link, count=READ_COUNT, block_s=self._wait_s())
@@ -201,9 +185,12 @@ class Sink:
                 # As long as there is more to read, a missing frame may be in it.
                 if camera.name not in self._reader.behind:
                     self._work(camera, camera.reorder.expire(now_s))
+                    self._close_idle(camera, now_s)
+        if time.monotonic() >= self._system_at_s:
+            self._look_at_cameras(link)
         done = self._commit
         due = time.monotonic() - self._uncommitted_since_s >= self._settings.commit_s
-        if done.alerts or (done.frames and due) or done.frames >= COMMIT_FRAMES:
+        if done.alerts or (done.acks and due) or done.frames >= COMMIT_FRAMES:
             self._send(link)
         self._last_good_s = time.monotonic()
         return len(entries)
@@ -212,72 +199,167 @@ class Sink:
         wait_s = IDLE_WAIT_S
         if any(camera.reorder.held for camera in self._cameras.values()):
             wait_s = HELD_WAIT_S
-        if self._commit.frames:
-            until_commit_s = self._uncommitted_since_s + self._settings.commit_s - time.monotonic()
-            wait_s = min(wait_s, max(0.0, until_commit_s))
-        return wait_s
+        now_s = time.monotonic()
+        until_s = min(self._renew_at_s, self._system_at_s)
+        if self._commit.acks:
+            until_s = min(until_s, self._uncommitted_since_s + self._settings.commit_s)
+        return min(wait_s, max(0.0, until_s - now_s))
+
+    # ---- which cameras are ours
+
+    def _share(self, link: Link) -> None:
+        """Renew the leases, and do what their changes ask for."""
+        now_s = time.monotonic()
+        changes = self._leases.renew(link, now_s)
+        self._renew_at_s = now_s + self._leases.renew_s
+        for camera in changes.lost:
+            self._forget(camera)
+            log.warning("camera lost to another sink", camera=camera)
+        for camera in changes.doubtful:
+            writer = load_state(link, camera).writer
+            if writer not in ("", self._leases.owner):  # another had it, and went on from what it found
+                self._forget(camera)
+                self._adopt(link, camera)
+        for camera in changes.gained:
+            self._adopt(link, camera)
+        if changes.gained:
+            log.info("cameras taken", cameras=changes.gained, sinks=self._leases.sinks)
+        if changes.surplus:
+            self._release(link, changes.surplus)
+        self._find_stray_entries(link)
+
+    def _adopt(self, link: Link, name: str) -> None:
+        """Go on with a camera where its last sink stopped."""
+        self._reader.add(link, name)
+        camera = WatchedCamera(name, self._plan, self._settings, load_state(link, name))
+        camera.heard_s = time.monotonic() - self._away_s
+        with self._lock:
+            self._cameras[name] = camera
+            self._counts["taken_over"] += 1
+
+    def _forget(self, name: str) -> None:
+        """Another sink has the camera, and finds again what we had not delivered."""
+        with self._lock:
+            camera = self._cameras.pop(name, None)
+            if camera is not None:
+                self._counts.update(camera.counts())
+                self._counts["lost"] += 1
+            self._commit.drop(name)
+            self._reader.drop(name)
+
+    def _release(self, link: Link, names: list[str]) -> None:
+        """Leave cameras to other sinks: what is done is committed, the rest stays unacknowledged for them."""
+        if self._commit.acks:
+            self._send(link)
+        for name in names:
+            self._forget(name)
+        self._counts["lost"] -= len(names)
+        self._leases.release(link, names)
+        log.info("cameras left to other sinks", cameras=names, sinks=self._leases.sinks)
+
+    def _find_stray_entries(self, link: Link) -> None:
+        """Begin anew with cameras of which more was read than we hold.
+
+        A sink that slept through its lease may read once more before it knows; what it read nobody else is given.
+        """
+        names = [name for name in self._cameras if not self._reader.resuming(name)]
+        if not names:
+            return
+        replies = link.send(*(("XPENDING", detections_key(name), GROUP) for name in names))
+        for name, reply in zip(names, replies, strict=True):
+            # An error: Redis has lost the group, and the next reading mends that.
+            if isinstance(reply, redis.ResponseError) or reply[0] <= self._in_hand(name):
+                continue
+            if self._commit.acks:
+                self._send(link)
+            self._forget(name)
+            self._adopt(link, name)
+            with self._lock:
+                self._counts["reread"] += 1
+                self._counts["lost"] -= 1
+                self._counts["taken_over"] -= 1
+
+    def _in_hand(self, name: str) -> int:
+        return self._cameras[name].reorder.held + len(self._commit.acks.get(name, ()))
+
+    # ---- from entries to alerts
 
     def _take(self, entry: Entry, now_s: float) -> None:
         camera, record = self._cameras[entry.camera], entry.record
         if record is not None and not _plausible(record):
-            self._bad += 1
+            self._counts["bad"] += 1
             record = None
+        camera.heard_s = now_s
         if record is None or camera.reorder.is_duplicate(record):
             self._ack(entry)
         else:
             self._work(camera, camera.reorder.push(record, entry, now_s))
 
-    def _work(self, camera: _Camera, entries: list[Entry]) -> None:
+    def _work(self, camera: WatchedCamera, entries: list[Entry]) -> None:
         for entry in entries:
             assert entry.record is not None  # only readable entries are put in order
-            for rule, finding in camera.findings(entry.record):
-                self._commit.alerts.append(self._alert(rule, finding, entry.record))
+            self._commit.alerts += camera.step(entry.record)
             self._ack(entry)
 
+    def _close_idle(self, camera: WatchedCamera, now_s: float) -> None:
+        """Without frames no time passes; what was open is over all the same."""
+        if camera.work.incidents.any_open and now_s - camera.heard_s >= self._plan.incidents.idle_s:
+            self._touch(camera.name)
+            self._commit.alerts += camera.work.close_all()
+
+    def _look_at_cameras(self, link: Link) -> None:
+        """Incidents about the cameras themselves."""
+        self._system_at_s = time.monotonic() + SYSTEM_S
+        names = list(self._cameras)
+        if not self._plan.incidents.system.enabled or not names:
+            return
+        (seconds, microseconds), *replies = link.send(("TIME",), *map(read_status, names))
+        now_us = int(seconds) * 1_000_000 + int(microseconds)
+        with self._lock:
+            for name, reply in zip(names, replies, strict=True):
+                try:
+                    status = None if isinstance(reply, redis.ResponseError) else status_of(reply)
+                except WireError as error:
+                    log.warning("camera status skipped", camera=name, reason=str(error))
+                    continue
+                alerts = self._cameras[name].look(now_us, status)
+                if alerts or self._cameras[name].troubled:
+                    self._touch(name)
+                    self._commit.alerts += alerts
+
     def _ack(self, entry: Entry) -> None:
+        self._touch(entry.camera).append(entry.id)
+
+    def _touch(self, camera: str) -> list[bytes]:
+        """The camera's state has changed: it goes into the next commit. Returns the entries to acknowledge with it."""
         if not self._commit.acks:
             self._uncommitted_since_s = time.monotonic()
-        self._commit.acks.setdefault(entry.camera, []).append(entry.id)
-
-    def _alert(self, rule: str, finding: Finding, record: DetectionRecord) -> Alert:
-        best = finding.objects[0] if finding.objects else None
-        latency_ms = None
-        if self._settings.same_host:
-            latency_ms = round((time.monotonic_ns() - record.captured_ns) / 1e6, 3)
-        id_ = alert_id(record.camera, rule, finding.label, record.session, record.seq)
-        return Alert(
-            version=1,
-            id=id_,
-            incident=id_,
-            event="opened",
-            camera=record.camera,
-            rule=rule,
-            text=finding.text,
-            event_time=rfc3339(record.event_us),
-            opened_time=rfc3339(record.event_us),
-            label=finding.label,
-            score=best.score if best else None,
-            box=Box(*best.box) if best else None,
-            frame=FrameSize(record.source_width, record.source_height),
-            evidence=Evidence(finding.frames_matched, finding.frames_seen),
-            model=record.model,
-            session=record.session,
-            seq=record.seq,
-            detection_ms=round((record.inference_end_ns - record.captured_ns) / 1e6, 3),
-            latency_ms=latency_ms,
-        )
+        return self._commit.acks.setdefault(camera, [])
 
     def _send(self, link: Link) -> None:
-        states = {name: self._cameras[name].state() for name in self._commit.acks}
-        new = send_commit(link, self._commit, states, group=GROUP, alerts_maxlen=self._redis.alerts_maxlen)
+        states = {name: self._cameras[name].state(self._leases.owner) for name in self._commit.acks}
+        try:
+            new = send_commit(
+                link,
+                self._commit,
+                states,
+                group=GROUP,
+                owner=self._leases.owner,
+                alerts_maxlen=self._redis.alerts_maxlen,
+            )
+        except LeaseLost:
+            # What is still ours after that is committed in the next round.
+            self._leases.doubt()
+            self._renew_at_s = -math.inf
+            return
         with self._lock:
             for alert, is_new in zip(self._commit.alerts, new, strict=True):
-                self._alerts[alert.rule] += is_new
-                self._repeated += not is_new
+                self._delivered[alert.rule, alert.event] += is_new
+                self._counts["repeated"] += not is_new
             self._commit = Commit()
 
     def _finish(self) -> None:
-        """Work through what is there, say how far we have come, and hang up."""
+        """Work through what is there, say how far we have come, leave the cameras to others, and hang up."""
         until_s = time.monotonic() + DRAIN_S
         try:
             link = self._link or self._connect()
@@ -285,6 +367,7 @@ class Sink:
                 pass
             if self._commit.acks:
                 self._send(link)
+            self._leases.leave(link)
         except (redis.RedisError, RedisAway, OSError) as error:
             log.warning(
                 "stopped without redis: these frames are taken up at the next start",
@@ -314,7 +397,7 @@ def _plausible(record: DetectionRecord) -> bool:
 
 def run_sink(
     settings: SinkSettings,
-    rules: Mapping[str, RuleSettings],
+    plan: Plan,
     cameras: Iterable[str],
     redis_settings: RedisSettings,
     stop: threading.Event,
@@ -323,6 +406,6 @@ def run_sink(
     beat: Callable[[], None] = lambda: None,
 ) -> SinkSnapshot:
     """Run a sink until `stop`; returns its final counts."""
-    sink = Sink(settings, rules, cameras, redis_settings, default_url)
+    sink = Sink(settings, plan, cameras, redis_settings, default_url)
     sink.run(stop, beat)
     return sink.snapshot()
