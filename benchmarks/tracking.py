@@ -1,0 +1,196 @@
+"""`python -m benchmarks.tracking`: how well and how fast the tracker follows the simulated street.
+
+Scenes of several seeds, their truth made as noisy as a detector's answers (see tracking_noise), at a full and at a low
+frame rate. Scores are TrackEval's (HOTA, IDF1, MOTA at an overlap of 0.5); it needs numpy 2, so it gets an environment
+of its own, made once. Truth is what is in view by at least 30 %. A person and the bicycle they ride are two objects.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.peers.venvs import Environment, PeerUnavailable, default_cache, ready
+from benchmarks.tracking_noise import VISIBLE, NoisyDetector
+from ingest.sim.scene import Street, TruthBox
+from ingest.sim.scene_url import SceneSpec
+from sink.tracking import Tracker, TrackerSettings
+from wire.messages import Detection, DetectionRecord
+
+TRACKEVAL = Environment("trackeval", ("trackeval==1.3.0",))
+_SCORE_TIMEOUT_S = 600
+_START_US = 1_700_000_000_000_000
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One seed at one rate: what is true and what a detector says, frame by frame."""
+
+    spec: SceneSpec
+    fps: float
+    truth: list[list[TruthBox]]
+    records: list[DetectionRecord]
+
+
+@dataclass(frozen=True)
+class Run:
+    """The tracker on one kind of scene."""
+
+    fps: float
+    objects: int  # in a scene
+    frames: int
+    boxes_a_frame: float
+    scores: dict[str, float]
+
+
+def scene(spec: SceneSpec, fps: float, seconds: float) -> Scene:
+    """Play a scene; of the street's frames those that a camera of `fps` shows."""
+    street, detector, every = Street(spec), NoisyDetector(spec, fps, seed=1), spec.fps / fps
+    truth = [street.truth(round(index * every)) for index in range(round(seconds * fps))]
+    records = [record(index, fps, detector.look(boxes), spec) for index, boxes in enumerate(truth)]
+    return Scene(spec, fps, truth, records)
+
+
+def record(index: int, fps: float, detections: list[Detection], spec: SceneSpec) -> DetectionRecord:
+    """What a worker would publish."""
+    return DetectionRecord(
+        camera="street",
+        session="s1",
+        seq=index,
+        order=index,
+        broker="b1",
+        worker="w1",
+        model="noise",
+        event_us=_START_US + round(index * 1e6 / fps),
+        captured_ns=0,
+        dispatched_ns=0,
+        inference_start_ns=0,
+        inference_end_ns=0,
+        source_height=spec.height,
+        source_width=spec.width,
+        detections=detections,
+    )
+
+
+def track(played: Scene, settings: TrackerSettings) -> list[list[dict[str, Any]]]:
+    """Run the tracker; one sequence a class, in the form of tracking_scores."""
+    tracker = Tracker(settings)
+    sequences: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
+    labels = sorted({one.label for boxes in played.truth for one in boxes})
+    for boxes, one in zip(played.truth, played.records, strict=True):
+        tracks = tracker.step(one).tracks
+        for label in labels:
+            sequences[label].append(
+                {
+                    "truth": [[b.object_id, b.box] for b in boxes if b.label == label and b.visible >= VISIBLE],
+                    "tracks": [[t.id, t.box] for t in tracks if t.label == label],
+                }
+            )
+    return list(sequences.values())
+
+
+def score(sequences: list[list[dict[str, Any]]], python: Path) -> dict[str, float]:
+    """The scores of TrackEval, which `python` has; raises subprocess.SubprocessError when it fails."""
+    script = Path(__file__).with_name("tracking_scores.py")
+    done = subprocess.run(
+        [str(python), str(script)],
+        input=msgspec.json.encode(sequences),
+        stdout=subprocess.PIPE,
+        timeout=_SCORE_TIMEOUT_S,
+        check=True,
+    )
+    scores: dict[str, float] = json.loads(done.stdout)
+    return scores
+
+
+def speed_ms(objects: int, frames: int = 2000) -> tuple[float, float]:
+    """Median and 99th percentile of a step with that many objects that walk about, two classes, noisy boxes."""
+    rng, tracker, spec = np.random.default_rng(1), Tracker(TrackerSettings()), SceneSpec(width=1920, height=1080)
+    speed = rng.uniform(-150, 150, (objects, 2))
+    place = rng.uniform((0, 0), (1800, 900), (objects, 2))
+    took = []
+    for index in range(frames):
+        place += speed / 25
+        speed = np.where((place < 0) | (place > (1800, 900)), -speed, speed)
+        edges = np.hstack([place, place + np.array([60, 150])]) + rng.normal(0, 2, (objects, 4))
+        scores = rng.uniform(0.2, 0.95, objects)
+        boxes = [
+            Detection(("person", "car")[number % 2], 0, float(scores[number]), tuple(edges[number].tolist()))
+            for number in range(objects)
+        ]
+        one = record(index, 25, boxes, spec)
+        begin = time.perf_counter()
+        tracker.step(one)
+        took.append((time.perf_counter() - begin) * 1e3)
+    return float(np.median(took)), float(np.percentile(took, 99))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """See the module's description."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.tracking", description=__doc__)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--objects", type=int, nargs="+", default=[6, 20])
+    parser.add_argument("--fps", type=float, nargs="+", default=[25, 5])
+    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="settings of the tracker")
+    parser.add_argument("--cache", type=Path, default=default_cache())
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args(arguments)
+    settings = TrackerSettings.model_validate(dict(one.split("=", 1) for one in options.set))
+    try:
+        python = ready(TRACKEVAL, options.cache)
+    except PeerUnavailable as error:
+        print(f"no TrackEval: {error}", file=sys.stderr)
+        return 1
+    runs = []
+    for objects in options.objects:
+        for fps in options.fps:
+            spec = SceneSpec(objects=objects)
+            scenes = [scene(replace(spec, seed=seed), fps, options.seconds) for seed in range(1, options.seeds + 1)]
+            sequences = [one for played in scenes for one in track(played, settings)]
+            records = [one for played in scenes for one in played.records]
+            boxes = sum(len(one.detections) for one in records) / len(records)
+            runs.append(Run(fps, objects, len(records), boxes, score(sequences, python)))
+    speeds = {objects: speed_ms(objects) for objects in (1, 3, 20, 100)}
+    if options.json:
+        print(json.dumps({"runs": [asdict(run) for run in runs], "speed_ms": speeds}, indent=2))
+        return 0
+    _show(runs, speeds)
+    return 0
+
+
+def _show(runs: list[Run], speeds: dict[int, tuple[float, float]]) -> None:
+    table = Table(title="the simulated street, with noise")
+    for title in ("objects", "fps", "frames", "boxes a frame", "HOTA", "DetA", "AssA", "IDF1", "MOTA", "id switches"):
+        table.add_column(title, justify="right")
+    for run in runs:
+        shares = [f"{run.scores[name] * 100:.1f}" for name in ("HOTA", "DetA", "AssA", "IDF1", "MOTA")]
+        table.add_row(
+            str(run.objects),
+            f"{run.fps:g}",
+            str(run.frames),
+            f"{run.boxes_a_frame:.1f}",
+            *shares,
+            str(run.scores["IDSW"]),
+        )
+    console = Console()
+    console.print(table)
+    for objects, (median, worst) in speeds.items():
+        console.print(f"a step with {objects} objects: {median:.3f} ms, 99 % under {worst:.3f} ms")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,33 @@
+"""What the tracker knows from frame to frame; kept in Redis, so that another process can go on with it."""
+
+from __future__ import annotations
+
+from msgspec import Struct, field
+
+from sink.tracking.kalman import Motion
+from sink.tracking.stillness import Still
+
+
+class LiveTrack(Struct, array_like=True):
+    """One object that is followed."""
+
+    id: int
+    label: str
+    motion: Motion
+    still: Still
+    first_us: int
+    seen_us: int  # event time of the frame it was last detected in
+    hits: int = 1
+    misses: int = 0  # frames since then
+    missed_us: int = 0  # time since then, of each gap between frames at most a second
+    confirmed: bool = False
+
+
+class TrackerState(Struct, array_like=True, tag="tracker.1"):
+    """Of one camera."""
+
+    session: str = ""
+    seq: int = -1  # of the newest frame
+    event_us: int = -1  # of the newest frame
+    next_id: int = 1
+    tracks: list[LiveTrack] = field(default_factory=list)
