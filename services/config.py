@@ -20,7 +20,9 @@ from services.config_env import apply_environment
 from services.config_errors import ConfigError, problem_of
 from services.config_rules import rule_problems
 from services.yaml_source import KeyPath, Place, Problem, Source, read_yaml
+from sink.incident_settings import IncidentSettings
 from sink.settings import RuleSettings, SceneSettings, SinkSettings
+from sink.tracking.settings import TrackerSettings
 from wire.settings import LinkSettings, MetricsSettings, RedisSettings
 from wire.valkey import embedded_url
 
@@ -73,7 +75,14 @@ class Config(BaseModel):
     scenes: dict[Name, SceneSettings] = Field(
         default_factory=dict, description="What cameras look at, by camera name: zones, lines, masks, ground."
     )
+    tracker: TrackerSettings = Field(
+        default_factory=_defaults(TrackerSettings), description="How detections are joined to objects, frame by frame."
+    )
     rules: dict[Name, RuleSettings] = Field(default_factory=dict, description="What is worth an alert, by rule name.")
+    incidents: IncidentSettings = Field(
+        default_factory=_defaults(IncidentSettings),
+        description="How findings of rules become alerts: one as something begins, updates, one as it is over.",
+    )
     sink: SinkSettings = Field(
         default_factory=_defaults(SinkSettings), description="The process that turns detections into alerts."
     )
