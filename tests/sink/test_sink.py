@@ -16,8 +16,11 @@ import jsonschema
 import pytest
 import redis
 
+from sink.camera import CameraWork, Plan
+from sink.incident_settings import IncidentSettings
 from sink.settings import PresenceRule, SinkSettings
 from sink.sink import GROUP, Sink, run_sink
+from sink.tracking import TrackerSettings
 from wire.alerts import ALERTS, Alert, alert_schema, from_json
 from wire.messages import DetectionRecord, encode
 from wire.settings import RedisSettings
@@ -27,14 +30,19 @@ from wire.valkey import EmbeddedValkey
 MakeRecord = Callable[..., DetectionRecord]
 WaitUntil = Callable[..., None]
 
-RULE = PresenceRule(labels=["pistol"], confirm_frames=2, window_frames=3, cooldown_s=1)
+# While pistols are seen in every frame there is an alert in every tenth: one that opens the incident, then updates.
+PLAN = Plan(
+    rules={"armed": PresenceRule(labels=["pistol"], confirm_frames=2, window_frames=3, cooldown_s=1)},
+    tracker=TrackerSettings(confirm_frames=1),
+    incidents=IncidentSettings(update_s=1),
+)
 
 
 class Running:
     """A sink on a thread."""
 
     def __init__(self, url: str, cameras: list[str], settings: SinkSettings) -> None:
-        self.sink = Sink(settings, {"armed": RULE}, cameras, RedisSettings(url=url, timeout_s=0.3))
+        self.sink = Sink(settings, PLAN, cameras, RedisSettings(url=url, timeout_s=0.3))
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self.sink.run, args=(self._stop,))
         self._thread.start()
@@ -104,7 +112,7 @@ def test_detections_become_an_alert_that_keeps_the_schema(
     assert alert.event_time == "2023-11-14T22:13:20.100000Z"
     assert alert.detection_ms == 12.0
     snapshot = running.sink.snapshot()
-    assert snapshot.alerts == {"armed": 1}
+    assert snapshot.alerts == {("armed", "opened"): 1}
     assert (snapshot.read, snapshot.gaps, snapshot.duplicates, snapshot.held) == (5, 0, 0, 0)
     assert snapshot.connected
 
@@ -186,7 +194,7 @@ def test_redis_that_comes_back_empty_is_gone_on_with(
         file.unlink()
     own_valkey.start()
     publish(own_valkey.url, *(detection_record(seq, "pistol") for seq in range(5, 12)))
-    # The cooldown from frame 1 is still remembered.
+    # The incident of frame 1 is still remembered.
     wait_until(lambda: [alert.seq for alert in alerts_of(own_valkey.url)] == [11])
 
 
@@ -240,34 +248,43 @@ def test_a_sink_killed_again_and_again_finds_every_alert_once(
 ) -> None:
     program = (
         "import sys, threading\n"
+        "from sink.camera import Plan\n"
+        "from sink.incident_settings import IncidentSettings\n"
         "from sink.settings import PresenceRule, SinkSettings\n"
         "from sink.sink import run_sink\n"
+        "from sink.tracking import TrackerSettings\n"
         "from wire.settings import RedisSettings\n"
-        f"rule = PresenceRule.model_validate({RULE.model_dump()!r})\n"
-        "run_sink(SinkSettings(), {'armed': rule}, ['door'], RedisSettings(url=sys.argv[1]), threading.Event())\n"
+        f"plan = Plan({{'armed': PresenceRule.model_validate({PLAN.rules['armed'].model_dump()!r})}},\n"
+        f"  tracker=TrackerSettings.model_validate({PLAN.tracker.model_dump()!r}),\n"
+        f"  incidents=IncidentSettings.model_validate({PLAN.incidents.model_dump()!r}))\n"
+        "run_sink(SinkSettings(), plan, ['door'], RedisSettings(url=sys.argv[1]), threading.Event())\n"
     )
-    total = 3000
-    fed = threading.Event()
+    # Seen for twenty seconds, gone for twelve: incidents that are opened, updated and closed.
+    records = [detection_record(seq, *["pistol"] * (seq % 320 < 200)) for seq in range(3200)]
+    expected = [alert.id for alert in _alerts_without_a_sink(records)]
+    assert len(expected) > 200
 
     def feed() -> None:
-        for begin in range(0, total, 20):
+        for begin in range(0, len(records), 20):
             # two workers, a little out of turn
-            seqs = [seq ^ 1 for seq in range(begin, begin + 20)]
-            publish(valkey.url, *(detection_record(seq, "pistol") for seq in seqs))
+            publish(valkey.url, *(records[seq ^ 1] for seq in range(begin, begin + 20)))
             time.sleep(0.01)
-        fed.set()
 
     feeder = threading.Thread(target=feed)
     feeder.start()
-    expected = list(range(1, total, 10))  # the cooldown is ten frames
-    for goal in (20, 100, 200, len(expected)):
+    for goal in (20, 100, 150, len(expected)):
         with subprocess.Popen(
             [sys.executable, "-c", program, valkey.url], cwd=Path(__file__).parents[2], stderr=subprocess.DEVNULL
         ) as sink:
             wait_until(lambda goal=goal: len(alerts_of(valkey.url)) >= goal, timeout_s=30)
             sink.kill()
     feeder.join()
-    assert [alert.seq for alert in alerts_of(valkey.url)] == expected
+    assert [alert.id for alert in alerts_of(valkey.url)] == expected
+
+
+def _alerts_without_a_sink(records: list[DetectionRecord]) -> list[Alert]:
+    work = CameraWork("door", PLAN)
+    return [alert for record in records for alert in work.step(record)]
 
 
 def test_run_sink_works_through_what_is_there_before_it_ends(
@@ -279,7 +296,7 @@ def test_run_sink_works_through_what_is_there_before_it_ends(
     beats: list[int] = []
     snapshot = run_sink(
         SinkSettings(),
-        {"armed": RULE},
+        PLAN,
         ["door"],
         RedisSettings(),
         stop,
@@ -287,5 +304,5 @@ def test_run_sink_works_through_what_is_there_before_it_ends(
         beat=lambda: beats.append(1),
     )
     assert snapshot.read == 1200
-    assert snapshot.alerts == {"armed": 120}
+    assert snapshot.alerts == {("armed", "opened"): 1, ("armed", "updated"): 119}
     assert pending(valkey.url) == 0
