@@ -1,0 +1,159 @@
+"""Incidents about cameras, caused for real: real ingest, real camera faults, a real sink on a real Valkey."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from ingest.sim.launch import launch
+from services import ingest
+from services.config import Config
+from sink.camera import Plan
+from sink.incident_settings import IncidentSettings, SystemSettings
+from sink.settings import SinkSettings
+from sink.sink import Sink
+from wire.alerts import ALERTS, Alert, from_json
+from wire.cameras import read_status, status_of
+from wire.health import Health
+from wire.settings import RedisSettings
+from wire.streams import Link, connect
+from wire.valkey import EmbeddedValkey
+
+WaitUntil = Callable[..., None]
+
+PLAN = Plan(
+    incidents=IncidentSettings(
+        system=SystemSettings(camera_down_s=1, ingest_silent_s=3, detector_slow_s=2, merge_s=1, cooldown_s=0)
+    )
+)
+
+
+class Threads:
+    """Things that run until the test is over."""
+
+    def __init__(self) -> None:
+        self._running: list[tuple[threading.Event, threading.Thread]] = []
+
+    def start(self, run: Callable[[threading.Event], object]) -> Callable[[], None]:
+        stop = threading.Event()
+        thread = threading.Thread(target=run, args=(stop,))
+        thread.start()
+        self._running.append((stop, thread))
+
+        def end() -> None:
+            stop.set()
+            thread.join(10)
+
+        return end
+
+    def end(self) -> None:
+        for stop, _ in self._running:
+            stop.set()
+        for _, thread in self._running:
+            thread.join(10)
+            assert not thread.is_alive()
+
+
+@pytest.fixture
+def threads() -> Iterator[Threads]:
+    threads = Threads()
+    yield threads
+    threads.end()
+
+
+def start_ingest(threads: Threads, folder: Path, url: str, source: str) -> Callable[[], None]:
+    camera = {"source": source, "read_timeout_s": 0.5, "open_timeout_s": 0.5}
+    config = Config.model_validate(
+        {
+            "runtime_dir": folder / "rt",
+            "cameras": {"door": camera},
+            "redis": {"url": url},
+            "metrics": {"enabled": False},
+        }
+    )
+    (folder / "rt").mkdir()
+    return threads.start(lambda stop: ingest.run(config, stop, Health(None, "ingest")))
+
+
+def start_sink(threads: Threads, url: str) -> None:
+    sink = Sink(SinkSettings(), PLAN, ["door"], RedisSettings(url=url))
+    threads.start(sink.run)
+
+
+def told(url: str) -> list[tuple[str, str]]:
+    """(rule, event) of every alert."""
+    return [(alert.rule, alert.event) for alert in alerts(url)]
+
+
+def alerts(url: str) -> list[Alert]:
+    with redis.Redis.from_url(url) as client:
+        return [from_json(fields[b"d"]) for _, fields in client.xrange(ALERTS)]
+
+
+def test_a_camera_that_refuses_is_down_and_a_stop_on_purpose_ends_that(
+    valkey: EmbeddedValkey, threads: Threads, tmp_path: Path, wait_until: WaitUntil
+) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # and does not listen
+        start_sink(threads, valkey.url)
+        source = f"rtsp://user:s3cret@127.0.0.1:{nobody.getsockname()[1]}/camera"
+        stop = start_ingest(threads, tmp_path, valkey.url, source)
+        wait_until(lambda: told(valkey.url) == [("system.camera_down", "opened")], timeout_s=15)
+        (down,) = alerts(valkey.url)
+        assert down.detail["reason"] == "refused"
+        assert "s3cret" not in down.text
+        stop()
+        wait_until(lambda: told(valkey.url)[1:] == [("system.camera_down", "closed")], timeout_s=15)
+
+
+def test_a_stream_that_stalls_is_a_frozen_picture_until_it_goes_on(
+    valkey: EmbeddedValkey, threads: Threads, tmp_path: Path, wait_until: WaitUntil
+) -> None:
+    camera = launch("sim://street?size=320x192&fps=10", faults=["stall@3+6"])
+    try:
+        start_sink(threads, valkey.url)
+        start_ingest(threads, tmp_path, valkey.url, camera.rtsp_url)
+        frozen = [("system.picture_frozen", "opened"), ("system.picture_frozen", "closed")]
+        wait_until(lambda: [one for one in told(valkey.url) if "frozen" in one[0]] == frozen, timeout_s=25)
+        # No detector runs here at all, and that is told too.
+        wait_until(lambda: ("system.detector_slow", "opened") in told(valkey.url), timeout_s=15)
+    finally:
+        camera.close()
+
+
+def test_an_ingest_that_dies_is_a_camera_down(valkey: EmbeddedValkey, threads: Threads, wait_until: WaitUntil) -> None:
+    # All that a killed ingest leaves behind is a state that grows old.
+    with redis.Redis.from_url(valkey.url) as client:
+        seconds, _ = client.time()
+        old = {"v": 1, "state": "streaming", "up": 1, "error": "", "error_text": "", "wanted": 0, "detected": 0}
+        times = dict.fromkeys(("written_us", "up_us", "detected_us"), seconds * 1_000_000)
+        client.hset("sparsecam:camera:{door}", mapping={**old, **times})
+    start_sink(threads, valkey.url)
+    wait_until(lambda: told(valkey.url) == [("system.camera_down", "opened")], timeout_s=10)
+    assert alerts(valkey.url)[0].detail["reason"] == "ingest_silent"
+
+
+def test_states_are_written_again_after_redis_was_away(
+    own_valkey: EmbeddedValkey, threads: Threads, tmp_path: Path, wait_until: WaitUntil
+) -> None:
+    start_ingest(threads, tmp_path, own_valkey.url, "rtsp://127.0.0.1:9/camera")
+
+    def written_us() -> int:
+        try:
+            link = Link(connect(RedisSettings(url=own_valkey.url)))
+        except OSError:
+            return 0
+        status = status_of(link.send(read_status("door"))[0])
+        link.close()
+        return status.written_us if status else 0
+
+    wait_until(written_us, timeout_s=10)
+    own_valkey.stop()
+    own_valkey.start()
+    restarted_us = written_us()
+    wait_until(lambda: written_us() > restarted_us, timeout_s=10)
