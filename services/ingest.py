@@ -13,12 +13,15 @@ from ingest.status import CameraSnapshot
 from ingest.wakefulness import WakefulnessSnapshot
 from services.config import Config
 from services.link import link_keys, shared_rings
+from services.media import Media, camera_rings
+from services.media import counts as media_counts
 from wire import metrics
 from wire.health import Health, State
 from wire.ledger import LedgerSnapshot
 from wire.producer import FrameLink
 
 REPORT_S = 0.5  # well within the age at which a health report counts as stale
+MEDIA_STOP_S = 0.5  # completing a clip is writing its index
 STOP_S = 2.5  # of the three seconds that a supervisor which stops everything in five can leave us
 
 
@@ -30,18 +33,23 @@ def run(config: Config, stop: threading.Event, health: Health) -> None:
         rings=shared_rings(config),
         curve=link_keys(config, "client"),
     )
-    fleet = Fleet(config.cameras, link, config.ingest)
+    rings = camera_rings(config)
+    fleet = Fleet(config.cameras, link, config.ingest, rings=rings)
+    media = Media(config, rings)
     unexport = [
         metrics.export_ledgers(lambda: [port.ledger.snapshot() for port in link.ports]),
         metrics.export_counts(lambda: _counts(fleet.snapshots(), link)),
+        metrics.export_counts(lambda: media_counts(media, rings)),
     ]
     link.start()
     fleet.start()
+    media.start()
     try:
         while not stop.wait(REPORT_S) and fleet.fatal is None:
             _report(health, fleet, link)
     finally:
         told_s = time.monotonic()
+        media.close(MEDIA_STOP_S)
         fleet.stop()
         link.close(max(0.0, told_s + STOP_S - time.monotonic()))
         _report(health, fleet, link)

@@ -14,6 +14,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 import av
+import av.error
 from av.packet import Packet
 from av.video.stream import VideoStream
 
@@ -59,7 +60,7 @@ def _template(stream: VideoStream) -> VideoStream | None:
     # nothing is ever written to it.
     try:
         return av.open(io.BytesIO(), "w", format="matroska").add_stream_from_template(stream, opaque=True)
-    except ValueError:
+    except (av.error.FFmpegError, ValueError):
         return None
 
 
@@ -99,6 +100,7 @@ class Cursor:
     segment: Segment
     group: int
     at: int = 0
+    more: bool = False  # there is more than was asked for
 
 
 class Segment:
@@ -243,20 +245,31 @@ class PacketRing:
             at -= 1
         return Cursor(mark.segment, groups[at].number)
 
-    def read(self, cursor: Cursor) -> list[Kept] | None:
-        """What has come since; moves the cursor. None when some of it has been dropped unread."""
+    def peek(self, cursor: Cursor) -> Kept | None:
+        """The first packet of a cursor's group; None when it has been dropped."""
+        return next((group.packets[0] for group in self._of(cursor.segment) if group.number == cursor.group), None)
+
+    def read(self, cursor: Cursor, until_ns: float = float("inf")) -> list[Kept] | None:
+        """What came since the last reading and before `until_ns`; moves the cursor.
+
+        None when some of it has been dropped unread.
+        """
         groups = self._of(cursor.segment)
         if not groups or groups[0].number > cursor.group:
             return None
         fresh: list[Kept] = []
+        cursor.more = False
         for group in groups:
             if group.number < cursor.group:
                 continue
             if group.number > cursor.group:
                 cursor.group, cursor.at = group.number, 0
-            packets = group.packets[cursor.at :]
-            cursor.at += len(packets)
-            fresh += packets
+            for kept in group.packets[cursor.at :]:
+                if kept.captured_ns >= until_ns:
+                    cursor.more = True
+                    return fresh
+                fresh.append(kept)
+                cursor.at += 1
         return fresh
 
     def _of(self, segment: Segment) -> list[Group]:

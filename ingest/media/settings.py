@@ -36,7 +36,7 @@ class MediaSettings(BaseModel):
     )
     late_s: float = Field(
         5.0,
-        ge=0.5,
+        ge=2,
         le=300,
         description="An alert may come this long after its frame and still have its picture; costs memory (seconds).",
     )
