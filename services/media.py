@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
@@ -14,9 +15,9 @@ from ingest.media.recorder import Recorder
 from ingest.media.ring import PacketRing
 from services.config import Config
 from wire import metrics
-from wire.alerts import Alert, follow_alerts
+from wire.alerts import ALERTS, Alert, follow_alerts
 from wire.logs import redact
-from wire.streams import RedisAway, RedisUrlError, connect
+from wire.streams import Link, RedisAway, RedisUrlError, connect, id_order, last_id
 
 log = structlog.get_logger()
 
@@ -42,6 +43,7 @@ class Media:
         self.recorder = Recorder(config.media, rings)
         self._config = config
         self._rings = rings
+        self._begun_ms = time.time_ns() // 1_000_000
         self._stop = threading.Event()
         self._alerts: queue.Queue[Alert] = queue.Queue(MAX_WAITING)
         self._threads = [
@@ -50,7 +52,7 @@ class Media:
         ]
 
     def start(self) -> None:
-        """Begin with the next alert."""
+        """Begin with the next alert; also with those that come while Redis is still away."""
         if self._rings:
             log.info("snapshots and clips", folder=str(self._config.media.folder), clips=self._config.media.clips)
             for thread in self._threads:
@@ -67,16 +69,27 @@ class Media:
         told = False
         while not self._stop.is_set():
             try:
-                for _, alert in follow_alerts(self._connect, None, self._stop):
+                for _, alert in follow_alerts(self._connect, self._since(), self._stop):
                     self._put(alert)
             except RedisUrlError as error:
                 log.error("no snapshots and clips", reason=redact(str(error)))
                 return
-            except (RedisAway, OSError) as error:
+            except (redis.RedisError, RedisAway, OSError) as error:
                 if not told:
                     log.warning("snapshots and clips wait for redis", reason=redact(str(error)))
                 told = True
                 self._stop.wait(RETRY_S)
+
+    def _since(self) -> str:
+        """The newest alert of before our start: none is missed while Redis is away at first.
+
+        A Redis whose clock is behind ours gives older ids: there, the newest one it has.
+        """
+        link = Link(self._connect())
+        try:
+            return min(f"{self._begun_ms}-0".encode(), last_id(link, ALERTS), key=id_order).decode()
+        finally:
+            link.close()
 
     def _connect(self) -> redis.Redis:
         return connect(self._config.redis, self._config.redis_url)

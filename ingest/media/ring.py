@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import threading
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -77,8 +77,8 @@ class Group:
 
     number: int  # rises
     segment: Segment
-    packets: list[Kept] = field(default_factory=list)
-    bytes: int = 0
+    packets: list[Kept]
+    bytes: int
 
 
 class Mark(NamedTuple):
@@ -114,14 +114,17 @@ class Segment:
 
     def add(self, packet: Packet[VideoStream], captured_ns: int) -> None:
         """Keep a packet, with the CLOCK_MONOTONIC time of its arrival."""
-        if packet.is_keyframe:
-            self._group = self._ring.begin_group(self, packet, captured_ns)
-        group = self._group
-        if group is None or self.ended:
-            return  # of no use without its keyframe; or a reader that was given up has woken
+        if self.ended:
+            return  # a reader that was given up has woken
         size = packet.size + OVERHEAD_BYTES
-        group.packets.append(Kept(packet, captured_ns))
-        group.bytes += size
+        kept = Kept(packet, captured_ns)
+        if packet.is_keyframe:
+            self._group = self._ring.begin_group(self, kept, size)
+        elif self._group is None:
+            return  # of no use without its keyframe
+        else:
+            self._group.packets.append(kept)
+            self._group.bytes += size
         ring = self._ring
         ring.bytes += size
         if ring.bytes > ring.max_bytes and not ring.shorten():
@@ -161,31 +164,30 @@ class PacketRing:
                     self._drop()
         return segment
 
-    def begin_group(self, segment: Segment, keyframe: Packet[VideoStream], captured_ns: int) -> Group:
+    def begin_group(self, segment: Segment, keyframe: Kept, size: int) -> Group:
         """A keyframe comes: drop what has become too old. Called by Segment."""
         with self._lock:
             # The group in which keep_s begins stays: it is needed from its keyframe on.
-            while len(self._groups) > 1 and self._is_old(self._groups[1], segment, keyframe, captured_ns):
+            while len(self._groups) > 1 and self._is_old(self._groups[1], segment, keyframe):
                 self._drop()
-            oldest_ns = self._groups[0].packets[0].captured_ns if self._groups else captured_ns
+            oldest_ns = self._groups[0].packets[0].captured_ns if self._groups else keyframe.captured_ns
             while self._marks and self._marks[0].captured_ns < oldest_ns:
                 self._marks.popleft()
+            # Anew: a reader that was given up may have been amid its last packet.
             self.bytes = sum(group.bytes for group in self._groups)
-            group = Group(self._next_number, segment)
+            group = Group(self._next_number, segment, [keyframe], size)
             self._next_number += 1
             self._groups.append(group)
         return group
 
-    def _is_old(self, group: Group, segment: Segment, newest: Packet[VideoStream], captured_ns: int) -> bool:
-        if not group.packets:
-            return True
+    def _is_old(self, group: Group, segment: Segment, newest: Kept) -> bool:
         first = group.packets[0]
-        if captured_ns - first.captured_ns < self._keep_s * 1e9:
+        if newest.captured_ns - first.captured_ns < self._keep_s * 1e9:
             return False
-        if group.segment is not segment or newest.pts is None or first.packet.pts is None:
+        if group.segment is not segment or newest.packet.pts is None or first.packet.pts is None:
             return True
         # A file that is read more slowly than it plays. Time stamps that leapt tell nothing.
-        age_s = float((newest.pts - first.packet.pts) * segment.format.time_base)
+        age_s = float((newest.packet.pts - first.packet.pts) * segment.format.time_base)
         return not 0 <= age_s < self._keep_s
 
     def shorten(self) -> bool:
@@ -274,7 +276,7 @@ class PacketRing:
 
     def _of(self, segment: Segment) -> list[Group]:
         with self._lock:
-            return [group for group in self._groups if group.segment is segment and group.packets]
+            return [group for group in self._groups if group.segment is segment]
 
 
 def _position(packets: list[Kept], mark: Mark) -> int | None:

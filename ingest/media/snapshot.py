@@ -74,7 +74,7 @@ def draw_boxes(image: Image, alert: Alert) -> None:
     if not found and alert.box is not None:
         found = [(alert.box, alert.label or "")]
     side = min(image.shape[:2])
-    line = max(1, round(side * _LINE_PER_HEIGHT))
+    line = max(2, round(side * _LINE_PER_HEIGHT))
     scale = max(0.4, side * _TEXT_PER_HEIGHT)
     # The best last: it lies on top.
     for box, text in reversed(found):
