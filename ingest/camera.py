@@ -18,7 +18,7 @@ from ingest.backoff import Backoff
 from ingest.errors import SourceError
 from ingest.frames import Delivery, Picture, Reader, Skipped
 from ingest.prepare import Preparation
-from ingest.reader import open_reader
+from ingest.reader import VideoReader, open_reader
 from ingest.settings import CameraSettings
 from ingest.sources import Source
 from ingest.wakefulness import Wakefulness
@@ -110,9 +110,12 @@ class Camera:
         self._drain()
 
     def _open(self) -> tuple[Source, Reader]:
-        return self._open_reader(
+        source, reader = self._open_reader(
             self._settings, self._max_pixels, lambda: self._port.spec is not None, self._status.wakefulness
         )
+        if self._preparation.ring is not None and isinstance(reader, VideoReader):
+            reader.record(self._preparation.ring)
+        return source, reader
 
     def _play(self, source: Source, reader: Reader) -> None:
         if self._over:

@@ -18,6 +18,7 @@ import structlog
 
 from ingest.camera import Camera, OpenReader
 from ingest.errors import SourceError
+from ingest.media.ring import PacketRing
 from ingest.prepare import Preparation
 from ingest.reader import open_reader, read_limit_s
 from ingest.settings import CameraSettings, IngestSettings
@@ -67,8 +68,11 @@ class Fleet:
         link: Link,
         settings: IngestSettings,
         open_reader: OpenReader = open_reader,
+        rings: Mapping[str, PacketRing] | None = None,
     ) -> None:
+        """`rings` keep the packets of the cameras named in it."""
         self.fatal: str | None = None
+        self._rings = rings or {}
         self._settings = settings
         self._open_reader = open_reader
         self._stop = threading.Event()
@@ -79,7 +83,7 @@ class Fleet:
     def _slot(self, name: str, settings: CameraSettings, link: Link) -> _Slot:
         source = parse(settings.source, settings.live)
         status = CameraStatus(name, source.shown, source.live)
-        preparation = Preparation(settings, link.camera(name, not source.live), status)
+        preparation = Preparation(settings, link.camera(name, not source.live), status, self._rings.get(name))
         # Known beforehand, because to parse may look at a disk, and a disk may be what hangs.
         limit_s = max(self._settings.watchdog_s, _longest_call_s(source, settings))
         return _Slot(settings, preparation, limit_s, *self._new_reader(settings, preparation))

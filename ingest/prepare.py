@@ -13,6 +13,7 @@ from ingest.clock import EventClock
 from ingest.frames import Picture
 from ingest.letterbox import Letterboxer
 from ingest.limit import FpsLimit
+from ingest.media.ring import PacketRing
 from ingest.motion import MotionGate
 from ingest.planes import clockwise_turn
 from ingest.settings import CameraSettings
@@ -30,7 +31,11 @@ class Preparation:
     One thread uses it at a time.
     """
 
-    def __init__(self, settings: CameraSettings, port: CameraPort, status: CameraStatus) -> None:
+    def __init__(
+        self, settings: CameraSettings, port: CameraPort, status: CameraStatus, ring: PacketRing | None = None
+    ) -> None:
+        """`ring` is told which frames were sent, so that their pictures can be found again."""
+        self.ring = ring
         self.clock = EventClock(status.live)
         self._settings = settings
         self.port = port
@@ -78,13 +83,15 @@ class Preparation:
         self.port.send(*sendable)
 
     def _letterbox(self, picture: Picture, event_us: int, spec: InputSpec) -> tuple[FrameHeader, NDArray[np.uint8]]:
-        turn = self._settings.rotate
+        rotate = self._settings.rotate
         image = picture.image
         if isinstance(image, VideoFrame):
-            boxed = self._letterboxer.frame(image, clockwise_turn(image) if turn == "auto" else turn, spec)
+            turn = clockwise_turn(image) if rotate == "auto" else rotate
+            boxed = self._letterboxer.frame(image, turn, spec)
         else:
             # OpenCV has turned it as its EXIF mark says.
-            boxed = self._letterboxer.image(image, 0 if turn == "auto" else turn, spec)
+            turn = 0 if rotate == "auto" else rotate
+            boxed = self._letterboxer.image(image, turn, spec)
         box = boxed.box
         header = FrameHeader(
             camera=self.status.camera,
@@ -102,4 +109,6 @@ class Preparation:
             pad_left=box.left,
             pad_top=box.top,
         )
+        if self.ring is not None and isinstance(image, VideoFrame):
+            self.ring.mark(header, image.pts, turn)
         return header, boxed.pixels

@@ -23,6 +23,7 @@ from ingest.errors import SourceError
 from ingest.frames import Delivery, Reader, Skipped
 from ingest.gop import HeldPackets
 from ingest.images import ImageReader
+from ingest.media.ring import PacketRing, Segment
 from ingest.settings import CameraSettings
 from ingest.sources import Source, parse
 from ingest.wakefulness import Wakefulness
@@ -125,6 +126,7 @@ class VideoReader:
         self._wanted = wanted
         self._on_close = on_close
         self._held = HeldPackets()
+        self._recording: Segment | None = None
         self._waiting = False  # for a model
         self._trouble: SourceError | None = None
         self._container = self._open(max_pixels)
@@ -141,6 +143,10 @@ class VideoReader:
         self._decoder = Decoder(self._stream.codec_context, time_base_s, timed)
         self._profile = settings.profile or ("adaptive" if source.live and self._codec in _SIZES_TELL else "all")
         self._adaptive = self._open_adaptive(wakefulness or Wakefulness(), time_base_s)
+
+    def record(self, ring: PacketRing) -> None:
+        """Keep the packets that come from now on in `ring`, whatever is decoded of them."""
+        self._recording = ring.begin(self._stream)
 
     @property
     def concealed(self) -> int:
@@ -198,7 +204,10 @@ class VideoReader:
         packets = 0
         for packet in self._packets():
             packets += 1
-            yield from self._handle(packet, time.monotonic_ns())
+            captured_ns = time.monotonic_ns()
+            if self._recording is not None:
+                self._recording.add(packet, captured_ns)
+            yield from self._handle(packet, captured_ns)
             if self._source.live and self._decoder.failed_in_a_row >= _HOPELESS:
                 raise SourceError("corrupt", f"{self._source.shown}: {_HOPELESS} frames in a row could not be decoded")
         yield from self._empty()
@@ -238,6 +247,8 @@ class VideoReader:
     def close(self) -> None:
         """Close the source (and its simulator); harmless to repeat."""
         self._held.take()
+        if self._recording is not None:
+            self._recording.end()
         try:
             self._container.close()
         finally:

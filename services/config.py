@@ -15,6 +15,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from detector.settings import DetectorSettings
+from ingest.media.settings import MediaSettings
 from ingest.settings import CameraSettings, IngestSettings
 from services.config_env import apply_environment
 from services.config_errors import ConfigError, problem_of
@@ -68,6 +69,9 @@ class Config(BaseModel):
     )
     ingest: IngestSettings = Field(
         default_factory=_defaults(IngestSettings), description="Settings of the process that reads all cameras."
+    )
+    media: MediaSettings = Field(
+        default_factory=_defaults(MediaSettings), description="Snapshots and clips of incidents."
     )
     detector: DetectorSettings = Field(
         default_factory=_defaults(DetectorSettings), description="The model and the workers that run it."

@@ -14,6 +14,8 @@ from ingest.wakefulness import WakefulnessSnapshot
 from services.camera_status import StatusWriter, camera_status
 from services.config import Config
 from services.link import link_keys, shared_rings
+from services.media import Media, camera_rings
+from services.media import counts as media_counts
 from wire import metrics
 from wire.cameras import CameraStatus
 from wire.health import Health, State
@@ -21,6 +23,7 @@ from wire.ledger import LedgerSnapshot
 from wire.producer import FrameLink
 
 REPORT_S = 0.5  # well within the age at which a health report counts as stale
+MEDIA_STOP_S = 0.5  # completing a clip is writing its index
 STOP_S = 2.5  # of the three seconds that a supervisor which stops everything in five can leave us
 
 
@@ -32,20 +35,25 @@ def run(config: Config, stop: threading.Event, health: Health) -> None:
         rings=shared_rings(config),
         curve=link_keys(config, "client"),
     )
-    fleet = Fleet(config.cameras, link, config.ingest)
+    rings = camera_rings(config)
+    fleet = Fleet(config.cameras, link, config.ingest, rings=rings)
+    media = Media(config, rings)
     unexport = [
         metrics.export_ledgers(lambda: [port.ledger.snapshot() for port in link.ports]),
         metrics.export_counts(lambda: _counts(fleet.snapshots(), link)),
+        metrics.export_counts(lambda: media_counts(media, rings)),
     ]
     statuses = StatusWriter(config.redis, config.redis_url, lambda: _statuses(fleet, link))
     link.start()
     fleet.start()
     statuses.start()
+    media.start()
     try:
         while not stop.wait(REPORT_S) and fleet.fatal is None:
             _report(health, fleet, link)
     finally:
         told_s = time.monotonic()
+        media.close(MEDIA_STOP_S)
         fleet.stop()
         link.close(max(0.0, told_s + STOP_S - time.monotonic()))
         statuses.stop()

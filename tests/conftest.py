@@ -24,6 +24,14 @@ structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.__stderr__))
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _data_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Snapshots of cameras that tests run must not go to the user's own folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("data")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real videos, weights and data beside the checkout; tests that want it skip without it."""
