@@ -206,7 +206,7 @@ def follow_alerts(
     past to the present, nor when Redis goes away and comes back. Ends when `stop` is set. Raises RedisAway,
     RedisUrlError or (a bad id) WireError only before the first answer. An entry of another version is skipped, logged.
     """
-    checked = None if since_id is None else _checked_id(since_id)
+    checked = None if since_id is None else checked_id(since_id)
     link: Link | None = Link(connect())
     try:
         assert link is not None
@@ -239,7 +239,8 @@ def follow_alerts(
             link.close()
 
 
-def _checked_id(text: str) -> bytes:
+def checked_id(text: str) -> bytes:
+    """The id of a stream entry as Redis takes it; raises WireError for anything else."""
     if not re.fullmatch(r"[0-9]{1,19}(-[0-9]{1,19})?", text):
         raise WireError(f"alert id {text!r}: expected the id of a stream entry, such as 1700000000000-0")
     return text.encode()

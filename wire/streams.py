@@ -376,6 +376,15 @@ def last_id(link: Link, stream: str | bytes) -> bytes:
     return newest
 
 
+def oldest_id(link: Link, stream: str | bytes) -> bytes | None:
+    """The id of the oldest entry that a stream still holds; None where it holds none."""
+    entries = link.send(("XRANGE", stream, "-", "+", "COUNT", 1))[0]
+    if isinstance(entries, redis.ResponseError) or not entries:
+        return None
+    oldest: bytes = entries[0][0]
+    return oldest
+
+
 def id_order(id_: bytes) -> tuple[int, int]:
     """A stream id as numbers that compare as the ids do."""
     milliseconds, _, number = id_.partition(b"-")

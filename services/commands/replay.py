@@ -1,0 +1,165 @@
+"""`sparsecam replay`: what the rules of a config would have told of a video or a recording. Nothing is sent."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+
+import typer
+from msgspec.structs import replace
+
+from detector.detector import Detector
+from detector.settings import DetectorSettings
+from services.commands.replay_input import Counts, ReplayError, clips, from_recording
+from services.commands.replay_video import VideoPlayer
+from services.commands.timeline import Timeline, check_name, elapsed, microseconds
+from services.config import Config
+from services.config_errors import ConfigError
+from services.config_rules import class_problems
+from services.process import catch_signals, stdout_to_stderr
+from services.sink import sink_plan
+from services.yaml_source import read_yaml
+from sink.camera import CameraWork
+from wire.alerts import Alert, to_json
+from wire.logs import redact
+from wire.messages import DetectionRecord
+from wire.recording import is_recording
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to replay."""
+
+    inputs: Sequence[str]
+    config_file: Path | None  # for the places of what is wrong in it
+    model: str  # empty: the config's
+    engine: str  # empty: the config's
+    num_cores: int | None
+    start: datetime  # event time of a video's first frame
+    timeline: Path | None
+
+
+@dataclass
+class _Result:
+    counts: Counts = field(default_factory=Counts)
+    incidents: Counter[tuple[str, str]] = field(default_factory=Counter)  # camera and rule: opened
+    timeline: Timeline = field(default_factory=Timeline)
+
+
+def replay(config: Config, job: Job, *, as_json: bool) -> int:
+    """Print every alert, then a summary; raises ReplayError, RecordingError, SourceError, DetectorError."""
+    stop = threading.Event()
+    catch_signals(stop)
+    if not config.rules:
+        raise ReplayError("the config has no rules, so nothing could fire; name a config with --config")
+    if job.timeline is not None:
+        check_name(job.timeline)  # now, and not after an hour of video
+    result = _Result()
+    cameras: dict[str, CameraWork] = {}
+    plan = dataclasses.replace(sink_plan(config), links=None)  # nobody takes pictures of a replay
+    for record in _records(config, job, result.counts, stop):
+        if stop.is_set():
+            break
+        work = cameras.get(record.camera)
+        if work is None:
+            work = cameras[record.camera] = CameraWork(record.camera, plan)
+        result.counts.frames += 1
+        result.timeline.saw(record)
+        _tell(work.step(record), result, as_json)
+    for _, work in sorted(cameras.items()):
+        _tell(work.end(), result, as_json)
+    if job.timeline is not None:
+        result.timeline.write(job.timeline)
+    # Standard output is then the alerts alone, one a line.
+    typer.echo(_summary(result), err=as_json)
+    return 0
+
+
+def _records(config: Config, job: Job, counts: Counts, stop: threading.Event) -> Iterator[DetectionRecord]:
+    recordings = [one for one in job.inputs if is_recording(one)]
+    if not recordings:
+        return _played(config, job, counts, stop)
+    if len(job.inputs) > 1:
+        raise ReplayError(
+            f"{recordings[0]} is a recording; expected it alone, because its frames have times of their own"
+        )
+    return from_recording(Path(recordings[0]), config.cameras, config.sink, counts)
+
+
+def _played(config: Config, job: Job, counts: Counts, stop: threading.Event) -> Iterator[DetectionRecord]:
+    wanted = clips(config, job.inputs)
+    start_us = _start_us(job.start)
+    with stdout_to_stderr():
+        detector = Detector.load(_detector_settings(config, job), job.num_cores)
+    if job.config_file is not None:
+        problems = class_problems(config.rules, set(detector.labels.values()), read_yaml(job.config_file))
+        if problems:
+            raise ConfigError(problems)
+    player = VideoPlayer(config, detector, start_us, counts, stop)
+    for clip in wanted:
+        typer.echo(
+            f"{redact(clip.source)} as camera {clip.camera}, {detector.model_name} on {detector.choice.engine}",
+            err=True,
+        )
+        yield from player.frames(clip)
+
+
+def _detector_settings(config: Config, job: Job) -> DetectorSettings:
+    given = {name: value for name, value in (("model", job.model), ("engine", job.engine)) if value}
+    return DetectorSettings.model_validate({**config.detector.model_dump(), **given})
+
+
+def _start_us(start: datetime) -> int:
+    """A time without a zone is UTC, so that the same command does the same everywhere."""
+    aware = start if start.tzinfo else start.replace(tzinfo=timezone.utc)
+    start_us = round(aware.timestamp()) * 1_000_000
+    if start_us <= 0:
+        raise ReplayError(f"--start {start}: expected a time after 1970")
+    return start_us
+
+
+def _tell(alerts: list[Alert], result: _Result, as_json: bool) -> None:
+    for alert in alerts:
+        result.timeline.told(alert)
+        result.incidents[alert.camera, alert.rule] += alert.event == "opened"
+        # Played video has no stamps of this machine, or each replay would be another; so there is no such time to tell.
+        shown = replace(alert, detection_ms=alert.detection_ms or None)
+        typer.echo(to_json(shown).decode() if as_json else _line(alert, result.timeline.first_us))
+
+
+def _line(alert: Alert, first_us: int) -> str:
+    parts = [elapsed(microseconds(alert.event_time) - first_us), f"{alert.event:7}", alert.text]
+    if alert.score is not None:
+        parts.append(f"{alert.score:.0%}")
+    parts.append(f"rule {alert.rule}")
+    if alert.track is not None:
+        parts.append(f"track {alert.track}")
+    return "  ".join(parts)
+
+
+def _summary(result: _Result) -> str:
+    counts, timeline = result.counts, result.timeline
+    lines = [
+        f"{camera}  {rule}: {count} incident{'' if count == 1 else 's'}"
+        for (camera, rule), count in sorted(result.incidents.items())
+        if count
+    ] or ["nothing would have fired"]
+    told = [f"{counts.frames} frames, {elapsed(max(0, timeline.last_us - timeline.first_us))}"]
+    told += [
+        f"{count} {what}"
+        for count, what in (
+            (counts.passed_over, "passed over by fps or motion gate"),
+            (counts.undecoded, "could not be decoded"),
+            (counts.duplicates, "twice"),
+            (counts.gaps, "missing"),
+            (counts.implausible, "implausible"),
+        )
+        if count
+    ]
+    told += [f"{count} of {camera!r}, which the config lacks" for camera, count in sorted(counts.strange.items())]
+    return "\n".join([*lines, "; ".join(told)])
