@@ -17,8 +17,10 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from detector.settings import DetectorSettings
 from ingest.settings import CameraSettings, IngestSettings
 from services.config_env import apply_environment
-from services.config_errors import ConfigError, nearest, problem_of
-from services.yaml_source import KeyPath, Place, Problem, Source, read_yaml
+from services.config_errors import ConfigError, nearest, problem_of, real_path
+from services.config_outputs import output_problems
+from services.yaml_source import Place, Problem, Source, read_yaml
+from sink.outputs.settings import OutputSettings
 from sink.settings import RuleSettings, SinkSettings
 from wire.settings import LinkSettings, MetricsSettings, RedisSettings
 from wire.valkey import embedded_url
@@ -72,6 +74,9 @@ class Config(BaseModel):
     rules: dict[Name, RuleSettings] = Field(default_factory=dict, description="What is worth an alert, by rule name.")
     sink: SinkSettings = Field(
         default_factory=_defaults(SinkSettings), description="The process that turns detections into alerts."
+    )
+    outputs: dict[Name, OutputSettings] = Field(
+        default_factory=dict, description="Where alerts are sent to, by a name of your own; each has a kind."
     )
     redis: RedisSettings = Field(
         default_factory=_defaults(RedisSettings), description="Where detections and alerts go."
@@ -152,6 +157,7 @@ def validate(source: Source, env: Mapping[str, str]) -> Config:
         problems += [problem for problem in dict.fromkeys(found) if problem.place not in told]
     if config is not None:
         problems += _cross_checks(config, source)
+        problems += output_problems(config.outputs, config.cameras, config.rules, source)
     if problems or config is None:
         raise ConfigError(problems)
     return config
@@ -171,7 +177,7 @@ def _take_text_where_wanted(source: Source, error: ValidationError) -> bool:
     """`source: 0` and `password: 0123` mean the text as written, where a setting wants text."""
     changed = False
     for one in error.errors(include_url=False):
-        path: KeyPath = tuple(one["loc"])
+        path = real_path(one["loc"], source.data)
         raw = source.raw.get(path)
         if one["type"] == "string_type" and raw is not None and isinstance(one["input"], int | float):
             here: Any = source.data

@@ -61,11 +61,13 @@ def problem_of(error: ErrorDetails, model: type[BaseModel], source: Source) -> P
         return Problem(source.place(path, key=True), text)
     path = real_path(error["loc"], source.data)
     if kind == "extra_forbidden":
-        return Problem(source.place(path, key=True), unknown_key(path, model))
+        return Problem(source.place(path, key=True), unknown_key(path, model, _kind_of(path, source.data)))
     if kind == "missing":
         spot = spot_at(model, path)
         text = f"{dotted(path)}: missing; expected {expected(spot)}{_why(spot)}"
         return Problem(source.place(path[:-1], key=True), text)
+    if kind in ("union_tag_not_found", "union_tag_invalid"):
+        return _unknown_kind(error, path, model, source)
     spot = spot_at(model, path)
     name = dotted(path) or "the config"
     if kind in ("value_error", "assertion_error"):
@@ -77,9 +79,40 @@ def problem_of(error: ErrorDetails, model: type[BaseModel], source: Source) -> P
     return Problem(source.place(path), text)
 
 
-def unknown_key(path: KeyPath, model: type[BaseModel]) -> str:
+def _unknown_kind(error: ErrorDetails, path: KeyPath, model: type[BaseModel], source: Source) -> Problem:
+    """A section whose `kind` (or whatever tells its forms apart) is missing, or none of those there are."""
+    facts: Mapping[str, Any] = error.get("ctx", {})
+    key = str(facts.get("discriminator", "")).strip("'")
+    here = (*path, key)
+    given = error["input"].get(key) if isinstance(error["input"], Mapping) else None
+    if not isinstance(error["input"], Mapping):
+        return Problem(
+            source.place(path), f"{dotted(path)}: found {shown(error['input'], path)}; expected `key: value` lines"
+        )
+    names = [
+        word
+        for form in _alternatives(spot_at(model, path).annotation)
+        if _is_model(form)
+        for word in choices(form.model_fields[key].annotation)
+    ]
+    if given is None:
+        return Problem(source.place(path, key=True), f"{dotted(here)}: missing; expected one of: {', '.join(names)}")
+    text = f"{dotted(here)}: found {shown(given, here)}; expected one of: {', '.join(names)}"
+    if near := nearest(str(given), names):
+        text += f"; did you mean {near!r}?"
+    return Problem(source.place(here), text)
+
+
+def _kind_of(path: KeyPath, data: Any) -> str:
+    """The `kind` of the section that the key at `path` stands in; empty where it has none."""
+    for part in path[:-1]:
+        data = data[part]
+    return str(data.get("kind", "")) if isinstance(data, Mapping) else ""
+
+
+def unknown_key(path: KeyPath, model: type[BaseModel], section_kind: str = "") -> str:
     """Message for a key that no setting has."""
-    names = sorted(keys_at(model, path[:-1]))
+    names = sorted(keys_at(model, path[:-1], section_kind))
     text = f"{dotted(path)}: unknown key {path[-1]!r}"
     if near := nearest(str(path[-1]), names):
         return f"{text}; did you mean {near!r}?"
@@ -107,8 +140,8 @@ def real_path(loc: tuple[int | str, ...], data: Any) -> KeyPath:
         by_index = isinstance(here, list) and isinstance(part, int) and part < len(here)
         if by_index or (by_name and part in here):
             here = here[part]
-        elif not (last and by_name):
-            continue  # a union's tag, or "[key]"
+        elif not (last and by_name) or here.get("kind") == part:
+            continue  # the form that a union took the section for, or "[key]"
         path.append(part)
     return tuple(path)
 
@@ -121,13 +154,15 @@ def spot_at(model: type[BaseModel], path: KeyPath) -> Spot:
     return spot
 
 
-def keys_at(model: type[BaseModel], path: KeyPath) -> set[str]:
-    """Names that the mapping at `path` may hold; empty when it takes any (camera names)."""
-    names: set[str] = set()
-    for kind in _alternatives(spot_at(model, path).annotation):
-        if _is_model(kind):
-            names |= set(kind.model_fields)
-    return names
+def keys_at(model: type[BaseModel], path: KeyPath, section_kind: str = "") -> set[str]:
+    """Names that the mapping at `path` may hold; empty when it takes any (camera names).
+
+    Of a section that has several forms, those of all, or of the one whose `kind` is given.
+    """
+    forms = [form for form in _alternatives(spot_at(model, path).annotation) if _is_model(form)]
+    if len(forms) > 1 and section_kind:
+        forms = [form for form in forms if section_kind in choices(form.model_fields["kind"].annotation)]
+    return {name for form in forms for name in form.model_fields}
 
 
 def _step(spot: Spot, part: int | str) -> Spot:

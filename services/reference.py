@@ -9,14 +9,15 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import PurePath
-from typing import Any
+from typing import Any, get_args
 
 import yaml
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr
 
 from services.config import Config
 from services.config_errors import expected, spot_at
 from services.yaml_source import KeyPath
+from sink.outputs.settings import OutputSettings
 
 WIDTH = 118
 
@@ -38,6 +39,14 @@ EXAMPLES: dict[KeyPath, Any] = {
     ("rules", "person-at-door", "cameras"): ["front-door"],
     ("rules", "person-at-door", "labels"): ["person"],
 }
+# One output a kind; commented out, because each would reach out into the world.
+OUTPUT_EXAMPLES: dict[str, Any] = {
+    "url": "https://example.com/alerts",
+    "host": "mqtt.example.com",
+    "folder": "/var/lib/sparsecam/alerts",
+    "argv": ["/usr/local/bin/on-alert", "--loud"],
+}
+APPRISE_URL = "mailto://user:password@example.com"
 # Its default depends on who runs Sparsecam, so the file leaves it to the default.
 COMMENTED_OUT: KeyPath = ("runtime_dir",)
 
@@ -57,6 +66,9 @@ def _lines(model: type[BaseModel], path: KeyPath) -> Iterator[str]:
         if not path:
             yield ""
         inner = _model_in(info.annotation)
+        if here == ("outputs",):
+            yield from _outputs(info.description or "")
+            continue
         yield from _comment(here, info.description or "", indent, with_kind=inner is None)
         if inner is None:
             value = EXAMPLES.get(here, info.get_default(call_default_factory=True))
@@ -70,6 +82,22 @@ def _lines(model: type[BaseModel], path: KeyPath) -> Iterator[str]:
             yield from _lines(inner, here)
 
 
+def _outputs(description: str) -> Iterator[str]:
+    """Every kind of output, all of it commented out; what all kinds share is told once."""
+    yield f"# {description}"
+    yield "outputs: {}"
+    for number, form in enumerate(get_args(get_args(OutputSettings)[0])):
+        (kind,) = get_args(form.model_fields["kind"].annotation)
+        yield f"#   my-{kind}:{'  # and all that my-webhook has up to deadletters_maxlen' if number else ''}"
+        yield f"#     kind: {kind}"
+        for name, info in form.model_fields.items():
+            if name == "kind" or (number and name not in form.__annotations__):
+                continue
+            value = APPRISE_URL if (kind, name) == ("apprise", "url") else OUTPUT_EXAMPLES.get(name)
+            yield from (f"#   {row}" for row in _comment((name,), info.description or "", "  ", of=form))
+            yield f"#     {name}: {_scalar(info.get_default(call_default_factory=True) if value is None else value)}"
+
+
 def _model_in(annotation: Any) -> type[BaseModel] | None:
     """The model that a section or a mapping of sections holds; None for a plain setting."""
     for kind in (annotation, *getattr(annotation, "__args__", ())):
@@ -78,8 +106,10 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
     return None
 
 
-def _comment(path: KeyPath, description: str, indent: str, *, with_kind: bool) -> Iterator[str]:
-    kind = expected(spot_at(Config, path)) if with_kind else ""
+def _comment(
+    path: KeyPath, description: str, indent: str, *, with_kind: bool = True, of: type[BaseModel] = Config
+) -> Iterator[str]:
+    kind = expected(spot_at(of, path)) if with_kind else ""
     text = f"{description} [{kind}]" if kind and kind not in _PLAIN else description
     for row in textwrap.wrap(text, WIDTH - len(indent) - 2, break_long_words=False, break_on_hyphens=False):
         yield f"{indent}# {row}"
@@ -88,6 +118,8 @@ def _comment(path: KeyPath, description: str, indent: str, *, with_kind: bool) -
 def _scalar(value: Any) -> str:
     if isinstance(value, PurePath):
         value = "/run/sparsecam"
+    if isinstance(value, SecretStr):
+        value = value.get_secret_value()
     if value in ("", "*"):
         return f'"{value}"'
     return yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("\n").removesuffix("\n...")
