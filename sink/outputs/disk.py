@@ -91,13 +91,15 @@ class Disk:
 
 def _append(path: Path, line: bytes) -> None:
     """Add a whole line, or none: half of one is taken back."""
-    with path.open("ab") as file:
+    # Unbuffered: a buffer would try again to write its rest when the file is closed.
+    with path.open("ab", buffering=0) as file:
         size = file.tell()
         try:
             # A line that a crash cut short must not swallow this one.
             begin = b"" if size == 0 or _last_byte(path) == b"\n" else b"\n"
-            file.write(begin + line + b"\n")
-            file.flush()
+            rest = memoryview(begin + line + b"\n")
+            while rest:
+                rest = rest[file.write(rest) :]
             os.fsync(file.fileno())
         except OSError:
             os.ftruncate(file.fileno(), size)

@@ -32,8 +32,8 @@ IDLE_WAIT_S = 0.25
 # While another process runs the outputs: how soon it is heard that this one does.
 STANDBY_WAIT_S = 0.1
 REDIS_RETRY_S = 0.25
-# How often the backlog is looked up: as often as anybody scrapes metrics.
-LOOK_EVERY_S = 5.0
+# How often the backlog is looked up: as often as anybody looks at metrics.
+LOOK_EVERY_S = 1.0
 # A receiver may ask to be left alone for so long (Retry-After) and no longer.
 ASKED_WAIT_MOST_S = 3600.0
 
