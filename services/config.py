@@ -18,10 +18,12 @@ from detector.settings import DetectorSettings
 from ingest.media.settings import MediaSettings
 from ingest.settings import CameraSettings, IngestSettings
 from services.config_env import apply_environment
-from services.config_errors import ConfigError, problem_of
+from services.config_errors import ConfigError, problem_of, real_path
+from services.config_outputs import output_problems
 from services.config_rules import class_problems, rule_problems
-from services.yaml_source import KeyPath, Place, Problem, Source, read_yaml
+from services.yaml_source import Place, Problem, Source, read_yaml
 from sink.incident_settings import IncidentSettings
+from sink.outputs.settings import OutputSettings
 from sink.settings import RuleSettings, SceneSettings, SinkSettings
 from sink.tracking.settings import TrackerSettings
 from wire.settings import LinkSettings, MetricsSettings, RedisSettings
@@ -89,6 +91,9 @@ class Config(BaseModel):
     )
     sink: SinkSettings = Field(
         default_factory=_defaults(SinkSettings), description="The process that turns detections into alerts."
+    )
+    outputs: dict[Name, OutputSettings] = Field(
+        default_factory=dict, description="Where alerts are sent to, by a name of your own; each has a kind."
     )
     redis: RedisSettings = Field(
         default_factory=_defaults(RedisSettings), description="Where detections and alerts go."
@@ -176,6 +181,7 @@ def validate(source: Source, env: Mapping[str, str]) -> Config:
         problems += [problem for problem in dict.fromkeys(found) if problem.place not in told]
     if config is not None:
         problems += _cross_checks(config, source)
+        problems += output_problems(config.outputs, config.cameras, config.rules, source)
     if problems or config is None:
         raise ConfigError(problems)
     return config
@@ -195,7 +201,7 @@ def _take_text_where_wanted(source: Source, error: ValidationError) -> bool:
     """`source: 0` and `password: 0123` mean the text as written, where a setting wants text."""
     changed = False
     for one in error.errors(include_url=False):
-        path: KeyPath = tuple(one["loc"])
+        path = real_path(one["loc"], source.data)
         raw = source.raw.get(path)
         if one["type"] == "string_type" and raw is not None and isinstance(one["input"], int | float):
             here: Any = source.data

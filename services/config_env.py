@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr
 
 from services.config_errors import keys_at, nearest, spot_at
 from services.yaml_source import KeyPath, Place, Problem, Source, dotted, parse_scalar
@@ -28,7 +28,7 @@ def apply_environment(source: Source, env: Mapping[str, str], model: type[BaseMo
             continue
         value: Any = env[variable]
         # Where a setting is text, the variable is that text: a password may begin with * or hold " #".
-        if spot_at(model, path).annotation is not str:
+        if spot_at(model, path).annotation not in (str, SecretStr):
             try:
                 value = parse_scalar(value)
             except ValueError as error:

@@ -13,12 +13,13 @@ from pathlib import PurePath
 from typing import Annotated, Any, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
 from services.config import Config
 from services.config_errors import expected, spot_of
 from services.yaml_source import KeyPath
+from sink.outputs.settings import OutputSettings
 
 WIDTH = 118
 
@@ -60,6 +61,14 @@ EXAMPLES: dict[KeyPath, Any] = {
     ("rules", "guard-away", "absent_s"): 600,
     ("rules", "speeding", "over_kmh"): 30,
 }
+# One output a kind; commented out, because each would reach out into the world.
+OUTPUT_EXAMPLES: dict[str, Any] = {
+    "url": "https://example.com/alerts",
+    "host": "mqtt.example.com",
+    "folder": "/var/lib/sparsecam/alerts",
+    "argv": ["/usr/local/bin/on-alert", "--loud"],
+}
+APPRISE_URL = "mailto://user:password@example.com"
 # Its default depends on who runs Sparsecam, so the file leaves it to the default.
 COMMENTED_OUT: KeyPath = ("runtime_dir",)
 
@@ -80,6 +89,9 @@ def _lines(model: type[BaseModel], path: KeyPath, without: Collection[str] = ())
             continue
         if not path:
             yield ""
+        if here == ("outputs",):
+            yield from _outputs(info.description or "")
+            continue
         inner = _models_in(info.annotation)
         yield from _comment(info, indent, with_kind=not inner)
         if not inner:
@@ -91,6 +103,22 @@ def _lines(model: type[BaseModel], path: KeyPath, without: Collection[str] = ())
         else:
             yield f"{indent}{name}:"
             yield from _lines(inner[0], here)
+
+
+def _outputs(description: str) -> Iterator[str]:
+    """Every kind of output, all of it commented out; what all kinds share is told once."""
+    yield f"# {description}"
+    yield "outputs: {}"
+    for number, form in enumerate(get_args(get_args(OutputSettings)[0])):
+        (kind,) = get_args(form.model_fields["kind"].annotation)
+        yield f"#   my-{kind}:{'  # and all that my-webhook has up to deadletters_maxlen' if number else ''}"
+        yield f"#     kind: {kind}"
+        for name, info in form.model_fields.items():
+            if name == "kind" or (number and name not in form.__annotations__):
+                continue
+            value = APPRISE_URL if (kind, name) == ("apprise", "url") else OUTPUT_EXAMPLES.get(name)
+            yield from (f"#   {row}" for row in _comment(info, "  ", with_kind=True))
+            yield f"#     {name}: {_scalar(info.get_default(call_default_factory=True) if value is None else value)}"
 
 
 def _named_sections(section: str, models: list[type[BaseModel]]) -> Iterator[str]:
@@ -138,6 +166,8 @@ def _comment(info: FieldInfo, indent: str, *, with_kind: bool) -> Iterator[str]:
 def _scalar(value: Any) -> str:
     if isinstance(value, PurePath):
         value = "/run/sparsecam"
+    if isinstance(value, SecretStr):
+        value = value.get_secret_value()
     if value in ("", "*"):
         return f'"{value}"'
     return yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("\n").removesuffix("\n...")

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterable
 
 from services.config import Config
+from services.outputs import start_outputs
 from sink.camera import Plan
 from sink.sink import Sink, SinkSnapshot
 from wire import metrics
@@ -17,7 +18,8 @@ def run(config: Config, stop: threading.Event, health: Health) -> None:
     sink = Sink(config.sink, sink_plan(config), config.cameras, config.redis, config.redis_url)
     unexport = metrics.export_counts(lambda: _counts(sink.snapshot()))
     try:
-        sink.run(stop, lambda: _report(sink.snapshot(), health))
+        with start_outputs(config, stop):
+            sink.run(stop, lambda: _report(sink.snapshot(), health))
     finally:
         unexport()
         _report(sink.snapshot(), health)

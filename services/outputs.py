@@ -1,0 +1,137 @@
+"""The outputs of the sink process: a thread each, and one that holds the lease."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+import redis
+
+from sink.outputs.command import Command
+from sink.outputs.delivery import Output
+from sink.outputs.disk import Disk
+from sink.outputs.lease import Lease
+from sink.outputs.runner import OutputRunner
+from sink.outputs.settings import (
+    AppriseSettings,
+    CommandSettings,
+    DiskSettings,
+    MqttSettings,
+    OutputSettings,
+    WebhookSettings,
+)
+from sink.outputs.webhook import Webhook
+from wire import metrics
+from wire.streams import connect
+
+if TYPE_CHECKING:
+    from services.config import Config
+
+# After `stop` an attempt that is under way has this long to end; its alert comes again at the next start otherwise.
+# The supervisor waits five seconds for all of the process.
+STOP_S = 2.0
+
+
+class OutputUnavailable(RuntimeError):
+    """An output needs a library that is not installed: says which, and how to get it."""
+
+
+def build(name: str, settings: OutputSettings, config: Config) -> Output:
+    """The output that `settings` describe; raises OutputUnavailable."""
+    if isinstance(settings, WebhookSettings):
+        return Webhook(settings)
+    if isinstance(settings, DiskSettings):
+        return Disk(settings)
+    if isinstance(settings, CommandSettings):
+        return Command(settings)
+    if isinstance(settings, MqttSettings):
+        _need(name, "paho.mqtt", "paho-mqtt")
+        from sink.outputs.mqtt import Mqtt
+
+        return Mqtt(settings, list(_sensors(settings, config)))
+    assert isinstance(settings, AppriseSettings)
+    _need(name, "apprise", "apprise")
+    from sink.outputs.apprise import Apprise
+
+    return Apprise(settings)
+
+
+@contextmanager
+def start_outputs(config: Config, stop: threading.Event) -> Iterator[None]:
+    """Deliver alerts to `config.outputs` in the background until `stop`; raises OutputUnavailable."""
+
+    def connection() -> redis.Redis:
+        return connect(config.redis, config.redis_url)
+
+    if not config.outputs:
+        yield
+        return
+    lease, lease_stop = Lease(connection), threading.Event()
+    runners = [
+        OutputRunner(name, settings, build(name, settings, config), connection, lease.held)
+        for name, settings in config.outputs.items()
+    ]
+    holder = threading.Thread(target=lease.run, args=(lease_stop,), name="outputs-lease", daemon=True)
+    threads = [
+        threading.Thread(target=one.run, args=(stop,), name=f"output-{one.name}", daemon=True) for one in runners
+    ]
+    unexport = metrics.export_counts(lambda: _counts(runners))
+    for thread in (holder, *threads):
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        _join(threads)
+        lease_stop.set()  # only now: another process must not begin what is still being delivered here
+        holder.join(STOP_S / 2)
+        unexport()
+
+
+def _join(threads: Iterable[threading.Thread]) -> None:
+
+    until_s = time.monotonic() + STOP_S
+    for thread in threads:
+        thread.join(max(0.0, until_s - time.monotonic()))
+
+
+def _sensors(settings: MqttSettings, config: Config) -> Iterator[tuple[str, str]]:
+    """The cameras and rules that the output may hear of."""
+    for rule, one in config.rules.items():
+        for camera in config.cameras:
+            wanted = settings.rules == "*" or rule in settings.rules
+            if wanted and one.watches(camera) and (settings.cameras == "*" or camera in settings.cameras):
+                yield camera, rule
+
+
+def _need(output: str, module: str, package: str) -> None:
+    if find_spec(module.partition(".")[0]) is None:
+        raise OutputUnavailable(
+            f"outputs.{output} needs {package}, which is not installed: pip install 'sparsecam[notify]'"
+        )
+
+
+def _counts(runners: Iterable[OutputRunner]) -> Iterable[metrics.Count]:
+    for runner in runners:
+        now, labels = runner.counts(), {"output": runner.name}
+        yield metrics.Count("sparsecam_output_delivered", "Alerts the receiver took.", now.delivered, labels)
+        yield metrics.Count("sparsecam_output_failures", "Attempts that failed.", now.failures, labels)
+        yield metrics.Count("sparsecam_output_unwanted", "Alerts its settings leave out.", now.unwanted, labels)
+        yield metrics.Count("sparsecam_output_deadletters", "Alerts put aside as dead letters.", now.buried, labels)
+        yield metrics.Count(
+            "sparsecam_output_deadletters_shed", "Dead letters dropped as the oldest.", now.shed, labels
+        )
+        yield metrics.Count("sparsecam_output_malformed", "Entries that are no alerts.", now.malformed, labels)
+        yield metrics.Count("sparsecam_output_trimmed", "Alerts lost to redis.alerts_maxlen.", now.trimmed, labels)
+        yield metrics.Count("sparsecam_output_waiting", "Alerts to be delivered.", now.waiting, labels, gauge=True)
+        yield metrics.Count(
+            "sparsecam_output_reachable",
+            "1 unless the last attempt failed to reach it.",
+            now.reachable,
+            labels,
+            gauge=True,
+        )

@@ -1,0 +1,194 @@
+"""Webhook: an HTTP POST of the alert's JSON, signed so that the receiver can tell it from anybody's.
+
+Identification and signature are those of Standard Webhooks (standardwebhooks.com): the headers `webhook-id` (the same
+for the same alert, to leave out repetitions), `webhook-timestamp` (seconds since the epoch, of this attempt) and
+`webhook-signature` (`v1,` and the base64 of HMAC-SHA256 over `id.timestamp.body`). `Idempotency-Key` is the id again.
+Any 2xx answer means taken.
+"""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import socket
+import ssl
+import threading
+import time
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from email.utils import parsedate_to_datetime
+from urllib.parse import SplitResult, unquote, urljoin, urlsplit
+
+from sink.outputs.address import connect_to
+from sink.outputs.delivery import Failed, Refused, Unreachable
+from sink.outputs.settings import WebhookSettings
+from sink.outputs.signature import signature, signing_key
+from wire.alerts import Alert
+from wire.logs import HIDDEN
+from wire.metrics import package_version
+
+# Redirects followed: a receiver that moved has one, one behind a gateway two; more is a loop.
+REDIRECTS_MOST = 3
+# Of the body of a failure: enough for a reason. What a receiver sends beyond is never read.
+ANSWER_BYTES = 500
+
+# About this alert: the same again would be refused again.
+_NEVER = (400, 410, 413, 414, 415, 422, 431)
+# About this alert too, but it may pass another time. All other failures are about the receiver: all alerts wait.
+_NOT_THIS = (409, 500, 501)
+# Redirects that keep the method; the others would make a GET of the POST.
+_SAME_METHOD = (307, 308)
+
+
+@dataclass(frozen=True)
+class _Answer:
+    status: int
+    location: str
+    retry_after: str
+    excerpt: str  # the body's first bytes, where it is a failure
+
+
+class Webhook:
+    """An Output; each attempt is a connection of its own."""
+
+    def __init__(self, settings: WebhookSettings) -> None:
+        self._settings = settings
+        self._url = settings.url.get_secret_value()
+        self._key = signing_key(settings.secret.get_secret_value())
+        self._own = {name: value.get_secret_value() for name, value in settings.headers.items()}
+        parts = urlsplit(self._url)
+        if parts.username is not None:
+            pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
+            self._own["Authorization"] = f"Basic {base64.b64encode(pair).decode()}"
+        self._tls = ssl.create_default_context()
+
+    def deliver(self, alert: Alert, text: bytes) -> None:
+        """POST it, redirects included within the time limit."""
+        until_s = time.monotonic() + self._settings.timeout_s
+        url, headers = self._url, self._headers(alert, text)
+        for _ in range(REDIRECTS_MOST + 1):
+            own = self._own if _origin(url) == _origin(self._url) else {}
+            answer = self._post(url, {**own, **headers}, text, until_s)
+            if answer.status not in _SAME_METHOD or not answer.location:
+                _judge(answer)
+                return
+            url = _redirected(url, answer.location)
+        raise Refused(f"more than {REDIRECTS_MOST} redirects")
+
+    def close(self) -> None:
+        """Nothing stays open."""
+
+    def _headers(self, alert: Alert, text: bytes) -> dict[str, str]:
+        now_s = int(time.time())
+        headers = {
+            "Content-Type": "application/json",
+            "User-Agent": f"sparsecam/{package_version()}",
+            "Idempotency-Key": alert.id,
+            "webhook-id": alert.id,
+            "webhook-timestamp": str(now_s),
+        }
+        if self._key:
+            headers["webhook-signature"] = signature(self._key, alert.id, now_s, text)
+        return headers
+
+    def _post(self, url: str, headers: dict[str, str], body: bytes, until_s: float) -> _Answer:
+        parts = urlsplit(url)
+        secure = parts.scheme == "https"
+        host, port = parts.hostname or "", parts.port or (443 if secure else 80)
+        link = connect_to(host, port, allow_private=self._settings.allow_private, until_s=until_s)
+        if secure:
+            link = self._tls.wrap_socket(link, server_hostname=host, do_handshake_on_connect=False)
+        # A receiver that sends a byte now and then keeps a socket's own time limit from ever being reached.
+        limit = threading.Timer(max(0.0, until_s - time.monotonic()), _hang_up, [link])
+        limit.daemon = True
+        limit.start()
+        try:
+            if isinstance(link, ssl.SSLSocket):
+                link.do_handshake()
+            answer = _exchange(link, parts, headers, body)
+            if time.monotonic() >= until_s:
+                raise TimeoutError  # an answer that we cut short looks like one that ended there
+            return replace(answer, excerpt=self._without_secrets(answer.excerpt))
+        except ssl.SSLCertVerificationError as error:
+            raise Unreachable(f"the certificate of {host} is not to be trusted: {error.verify_message}") from None
+        except (OSError, http.client.HTTPException) as error:
+            if time.monotonic() >= until_s:
+                raise Unreachable(f"{host} did not answer in {self._settings.timeout_s:g} s") from None
+            raise Unreachable(f"{host}: {type(error).__name__}: {error}"[:ANSWER_BYTES]) from None
+        finally:
+            limit.cancel()
+            link.close()
+
+    def _without_secrets(self, text: str) -> str:
+        """Receivers like to repeat what they were sent."""
+        for secret in sorted([self._url, *self._own.values()], key=len, reverse=True):
+            text = text.replace(secret, HIDDEN) if secret else text
+        return text
+
+
+def _exchange(link: socket.socket, parts: SplitResult, headers: dict[str, str], body: bytes) -> _Answer:
+    """One request and its answer on an open connection."""
+    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    connection = kind(parts.hostname or "", parts.port)
+    connection.sock = link  # so that it makes none of its own, to an address that nobody checked
+    try:
+        path = parts.path or "/"
+        connection.request("POST", f"{path}?{parts.query}" if parts.query else path, body, headers)
+        answer = connection.getresponse()
+        excerpt = "" if 200 <= answer.status < 300 else _printable(answer.read(ANSWER_BYTES))
+        return _Answer(answer.status, answer.headers["location"] or "", answer.headers["retry-after"] or "", excerpt)
+    finally:
+        connection.close()
+
+
+def _judge(answer: _Answer) -> None:
+    """Return if it is taken; what else the receiver says decides whether it is tried again."""
+    if 200 <= answer.status < 300:
+        return
+    reason = f"HTTP {answer.status}" + (f": {answer.excerpt}" if answer.excerpt else "")
+    if 300 <= answer.status < 400:
+        raise Refused(f"HTTP {answer.status} would make a GET of the POST: set the output's url to where it points")
+    if answer.status in _NEVER:
+        raise Refused(reason)
+    if answer.status in _NOT_THIS:
+        raise Failed(reason)
+    raise Unreachable(reason, _wait_s(answer.retry_after))
+
+
+def _redirected(url: str, location: str) -> str:
+    """Where a redirect leads; raises Refused for what is no web address, or no longer encrypted."""
+    try:
+        target = urljoin(url, location)
+        parts = urlsplit(target)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable or any(ord(character) <= 32 or ord(character) > 126 for character in target):
+        raise Refused("the redirect leads to no http:// or https:// URL")
+    if urlsplit(url).scheme == "https" and parts.scheme == "http":
+        raise Refused(f"the redirect to {parts.hostname} leads from https to http")
+    return target
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port
+
+
+def _wait_s(retry_after: str) -> float:
+    """Seconds of a Retry-After header, a number or a date; 0 where it says nothing."""
+    if retry_after.isascii() and retry_after.isdigit():
+        return float(retry_after[:9])
+    with suppress(ValueError, TypeError, OverflowError):
+        return max(0.0, parsedate_to_datetime(retry_after).timestamp() - time.time())
+    return 0.0
+
+
+def _printable(body: bytes) -> str:
+    return "".join(character for character in body.decode(errors="replace") if character.isprintable()).strip()
+
+
+def _hang_up(link: socket.socket) -> None:
+    # Of the socket itself, not of the TLS around it: another thread is inside that.
+    with suppress(OSError):
+        socket.socket.shutdown(link, socket.SHUT_RDWR)

@@ -1,0 +1,180 @@
+"""Alerts, a real HTTP receiver with every bad habit, and outputs running on threads."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from sink.outputs.delivery import Output
+from sink.outputs.runner import OutputRunner
+from sink.outputs.settings import CommonSettings
+from wire.alerts import Alert, Box, alert_id, alert_once, rfc3339
+from wire.settings import RedisSettings
+from wire.streams import Link, connect
+
+DAY_US = 1_700_000_000_000_000
+
+
+@pytest.fixture(scope="session")
+def make_alert() -> Callable[..., Alert]:
+    """`make_alert(seq, event="opened", incident="i0", camera="door", ...)`."""
+
+    def make(seq: int, event: str = "opened", **changes: object) -> Alert:
+        facts: dict[str, object] = {
+            "id": alert_id("door", "armed", event, "s1", seq),
+            "incident": f"incident-{seq}",
+            "camera": "door",
+            "rule": "armed",
+            "text": "pistol at door",
+            "event_time": rfc3339(DAY_US + seq),
+            "opened_time": rfc3339(DAY_US),
+            "label": "pistol",
+            "score": 0.93,
+            "box": Box(1.0, 2.0, 30.5, 40.0),
+            "seq": seq,
+        }
+        return Alert(version=1, event=event, **{**facts, **changes})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def publish() -> Callable[..., None]:
+    """`publish(url, *alerts)`: as the sink does."""
+
+    def send(url: str, *alerts: Alert) -> None:
+        link = Link(connect(RedisSettings(url=url)))
+        replies = link.send(*(alert_once(alert, 100_000) for alert in alerts))
+        link.close()
+        assert not any(isinstance(reply, Exception) for reply in replies)
+
+    return send
+
+
+@dataclass
+class Request:
+    """What the receiver was sent."""
+
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+
+@dataclass
+class Receiver:
+    """A real HTTP server. `habit(handler)` answers; by default 204."""
+
+    requests: list[Request] = field(default_factory=list)
+    habit: Callable[[BaseHTTPRequestHandler], None] | None = None
+    port: int = 0
+    _server: ThreadingHTTPServer | None = None
+    _thread: threading.Thread | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/hook?key=1"
+
+    @property
+    def ids(self) -> list[str]:
+        return [one.headers["idempotency-key"] for one in list(self.requests)]
+
+    def start(self) -> None:
+        """Listen; on the same port as before."""
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["content-length"]))
+                headers = {name.lower(): value for name, value in self.headers.items()}
+                receiver.requests.append(Request(self.path, headers, body))
+                if receiver.habit is not None:
+                    receiver.habit(self)
+                    return
+                self.send_response(204)
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None: ...
+
+        class Server(ThreadingHTTPServer):
+            allow_reuse_address = True
+            daemon_threads = True
+            block_on_close = False
+
+            def handle_error(self, *_: object) -> None: ...  # clients that hang up are what is tested
+
+        self._server = Server(("127.0.0.1", self.port), Handler)
+        self.port = self._server.server_port
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
+        self._thread.start()
+
+    def stop(self) -> None:
+        if self._server is not None and self._thread is not None:
+            self._server.shutdown()
+            self._thread.join()
+            self._server.server_close()
+            self._server = None
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    server = Receiver()
+    server.start()
+    yield server
+    server.stop()
+
+
+def answer(status: int, body: bytes = b"", **headers: str) -> Callable[[BaseHTTPRequestHandler], None]:
+    """A habit: always this."""
+
+    def habit(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(status)
+        for name, value in headers.items():
+            handler.send_header(name.replace("_", "-"), value)
+        handler.end_headers()
+        handler.wfile.write(body)
+
+    return habit
+
+
+@pytest.fixture(scope="session")
+def answers() -> Callable[..., Callable[[BaseHTTPRequestHandler], None]]:
+    return answer
+
+
+class Running:
+    """An output at work."""
+
+    def __init__(self, name: str, settings: CommonSettings, output: Output, url: str) -> None:
+        redis_settings = RedisSettings(url=url, timeout_s=0.5)
+        self.runner = OutputRunner(name, settings, output, lambda: connect(redis_settings))
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self.runner.run, args=(self._stop,))
+        self._thread.start()
+        # A new output hears of what comes after it: wait until its group is there.
+        until_s = time.monotonic() + 10
+        while self.runner._link is None and time.monotonic() < until_s:
+            time.sleep(0.002)
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join(15)
+        assert not self._thread.is_alive()
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Running]]:
+    """`start(name, settings, output, url)`: runs until the test ends, or `.stop()`."""
+    running: list[Running] = []
+
+    def begin(name: str, settings: CommonSettings, output: Output, url: str) -> Running:
+        running.append(Running(name, settings, output, url))
+        return running[-1]
+
+    yield begin
+    for one in running:
+        one.stop()
