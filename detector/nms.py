@@ -17,7 +17,7 @@ MAX_CANDIDATES = 30_000
 # Up to here one call of OpenCV is quickest: 38 candidates took 25 us against 60 in NumPy, and 46 against 200 right
 # after an inference, when the caches hold the model. Past it NumPy wins, as it stops when it has enough (3000: 2 ms
 # against 37).
-_FEW = 256
+FEW = 256
 # Above it candidates are settled in blocks: within a block all pairs at once, before it only against those kept so far,
 # so the work grows with candidates * kept. 128 keeps the matrix of pairs (64 KB) in the core's own caches.
 _BLOCK = 128
@@ -36,7 +36,7 @@ def nms(
     count = len(scores)
     if count <= 1:
         return np.arange(min(count, max_detections))
-    if count <= _FEW:
+    if count <= FEW:
         return _few(boxes, scores, classes, iou_thres)[:max_detections]
     return _many(boxes, scores, classes, iou_thres, max_detections)
 
