@@ -20,6 +20,8 @@ from detector.model import Model
 from detector.prepare.verify import ABSOLUTE, RELATIVE, session
 from detector.raw_heads import RawHead, RawHeads
 
+_TINY = 1e-12  # of a cell that shows nothing: what follows is no anchor, and is found to be none
+
 
 class NoRawHeads(Exception):
     """The decoded output has to be used; the message says why."""
@@ -113,7 +115,7 @@ def _anchors(shares: Array, sizes: Array) -> list[tuple[float, float]]:
         for axis in range(2):
             share, size = shares[:, anchor, :, axis].ravel(), sizes[:, anchor, :, axis].ravel()
             best = int(share.argmax())
-            side.append(float(size[best]) / (2 * float(share[best])) ** 2)
+            side.append(float(size[best]) / max((2 * float(share[best])) ** 2, _TINY))
         anchors.append((side[0], side[1]))
     return anchors
 

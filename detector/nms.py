@@ -18,6 +18,8 @@ MAX_CANDIDATES = 30_000
 # after an inference, when the caches hold the model. Past it NumPy wins, as it stops when it has enough (3000: 2 ms
 # against 37).
 FEW = 256
+# Pixels; inputs have 8192 at most, and a double tells a millionth of a pixel in thousands of these.
+_APART = 1e6
 # Above it candidates are settled in blocks: within a block all pairs at once, before it only against those kept so far,
 # so the work grows with candidates * kept. 128 keeps the matrix of pairs (64 KB) in the core's own caches.
 _BLOCK = 128
@@ -45,9 +47,8 @@ def _few(boxes: Floats, scores: Floats, classes: NDArray[Any], iou_thres: float)
     """One call of OpenCV, in double precision."""
     sides = boxes.astype(np.float64)
     sides[:, 2:] -= sides[:, :2]
-    if (classes != classes[0]).any():
-        # Classes move apart further than any two boxes are, so that none overlaps a box of another.
-        sides[:, 0] += classes * (float(boxes.max()) - float(boxes.min()) + 1)
+    # Classes move apart further than any two boxes are, so that none overlaps a box of another.
+    sides[:, 0] += classes * _APART
     # Candidates are above the confidence threshold already, so above nothing.
     # Its stubs only know sequences; it takes arrays, and quicker.
     kept = cv2.dnn.NMSBoxes(cast("Any", sides), cast("Any", scores), 0.0, iou_thres)
