@@ -21,8 +21,9 @@ from detector.errors import BadFrame, EngineRefused, ModelError
 from detector.heads import Candidates, Head
 from detector.labels import name_classes
 from detector.model import read_model
-from detector.nms import nms
+from detector.nms import FEW, nms
 from detector.preprocess import GREY, Pixels, TensorFiller, letterbox
+from detector.raw_heads import RawHead, cut
 from detector.settings import DetectorSettings
 from wire.messages import Detection, FrameHeader, InputSpec
 
@@ -45,7 +46,7 @@ class _Compiled:
     """The model at one input shape."""
 
     engine: Engine
-    head: Head
+    head: Head | RawHead
     filler: TensorFiller
 
 
@@ -114,6 +115,8 @@ class Detector:
             "cores": self._num_cores,
             "input": f"{self.model.dtype} {list(shape)}",
             "head": verdict.head,
+            "raw_heads": verdict.raw is not None,
+            "raw_heads_because": verdict.raw_because,
             "classes": [self.labels[number] for number in sorted(self.labels)],
             "rectangular": self.spec.rectangular,
             "rectangular_because": self.choice.rectangular_because,
@@ -151,10 +154,9 @@ class Detector:
         filled = time.perf_counter()
         outputs = compiled.engine.infer(compiled.filler.tensor)
         inferred = time.perf_counter()
-        detections = []
-        for place, (header, _) in enumerate(frames):
-            candidates = compiled.head.decode(outputs, self._settings.conf_thres, place)
-            detections.append(self._to_source(self._select(compiled.head, candidates), header))
+        candidates = compiled.head.decode(outputs, self._settings.conf_thres, len(frames))
+        kept = self._select(candidates, len(frames), has_nms=compiled.head.has_nms)
+        detections = self._to_source(kept, [header for header, _ in frames])
         self.last = StageTimes(
             (filled - start) * 1e3, (inferred - filled) * 1e3, (time.perf_counter() - inferred) * 1e3
         )
@@ -236,11 +238,19 @@ class Detector:
                 f"{self.model.name}: engine {self.choice.engine} refused the shape {height}x{width}: {verdict.reason}"
             )
         start = time.perf_counter()
-        engine = engine_class(self.choice.engine).load(self.model.with_shape(batch, height, width), self._num_cores)
+        data = self.model.with_shape(batch, height, width)
+        if verdict.raw is not None:
+            data = cut(data, verdict.raw, batch, height, width)
+        engine = engine_class(self.choice.engine).load(data, self._num_cores)
         grey = self.model.tensor(batch, height, width, GREY)
         for _ in range(_WARM_UP_RUNS):
             outputs = engine.infer(grey)
-        head = heads.recognise(outputs, height, width, verdict.class_count)
+        head: Head | RawHead
+        if verdict.raw is not None:
+            head = RawHead(verdict.raw, batch, height, width)
+            head.check(outputs)
+        else:
+            head = heads.recognise(outputs, height, width, verdict.class_count)
         log.info(
             "model compiled",
             model=self.model.name,
@@ -248,32 +258,49 @@ class Detector:
             width=width,
             batch=batch,
             **engine.describe(),
+            raw_heads=verdict.raw is not None,
+            raw_heads_because=verdict.raw_because,
             seconds=round(time.perf_counter() - start, 2),
         )
         return _Compiled(engine, head, TensorFiller(self.model, batch, height, width))
 
-    def _select(self, head: Head, found: Candidates) -> Candidates:
-        limit = self._settings.max_detections
-        if head.has_nms:
-            kept = np.argsort(-found.scores, kind="stable")[:limit]
-        else:
-            kept = nms(found.boxes, found.scores, found.classes, self._settings.iou_thres, limit)
-        return Candidates(found.boxes[kept], found.scores[kept], found.classes[kept])
+    def _select(self, found: Candidates, pictures: int, *, has_nms: bool) -> Candidates:
+        """What is to be told of each picture, best first."""
+        limit, iou_thres = self._settings.max_detections, self._settings.iou_thres
+        if has_nms:
+            return found.take(np.argsort(-found.scores, kind="stable"))
+        if len(found.scores) <= min(FEW, limit):
+            # A picture's boxes overlap those of another as little as those of another class: one call for all.
+            groups = found.classes if pictures == 1 else found.classes * pictures + found.pictures
+            return found.take(nms(found.boxes, found.scores, groups, iou_thres, limit))
+        places = [np.flatnonzero(found.pictures == picture) for picture in range(pictures)]
+        kept = [
+            place[nms(found.boxes[place], found.scores[place], found.classes[place], iou_thres, limit)]
+            for place in places
+        ]
+        return found.take(np.concatenate(kept))
 
-    def _to_source(self, found: Candidates, header: FrameHeader) -> list[Detection]:
+    def _to_source(self, found: Candidates, headers: Sequence[FrameHeader]) -> list[list[Detection]]:
         """Boxes from letterbox to source pixels, clipped; what lies wholly in the padding is no object."""
-        scale, pad_left, pad_top = header.scale, header.pad_left, header.pad_top
-        width, height = float(header.source_width), float(header.source_height)
-        detections = []
+        detections: list[list[Detection]] = [[] for _ in headers]
+        told = [0] * len(headers)
         # A frame has a few boxes: plain numbers take 1 us a box, NumPy 100 us however few.
-        for box, score, number in zip(found.boxes.tolist(), found.scores.tolist(), found.classes.tolist(), strict=True):
+        for box, score, number, picture in zip(
+            found.boxes.tolist(), found.scores.tolist(), found.classes.tolist(), found.pictures.tolist(), strict=True
+        ):
+            header = headers[picture]
+            if told[picture] == self._settings.max_detections:
+                continue
+            told[picture] += 1
+            scale, pad_left, pad_top = header.scale, header.pad_left, header.pad_top
+            width, height = float(header.source_width), float(header.source_height)
             left = min(max((box[0] - pad_left) / scale, 0.0), width)
             top = min(max((box[1] - pad_top) / scale, 0.0), height)
             right = min(max((box[2] - pad_left) / scale, 0.0), width)
             bottom = min(max((box[3] - pad_top) / scale, 0.0), height)
             if right > left and bottom > top:
                 label = self.labels.get(number) or str(number)
-                detections.append(Detection(label, number, score, (left, top, right, bottom)))
+                detections[picture].append(Detection(label, number, score, (left, top, right, bottom)))
         return detections
 
 

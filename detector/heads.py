@@ -25,7 +25,8 @@ HeadKind = Literal["yolov5", "yolov8", "yolov8-transposed", "end-to-end", "end-t
 
 # Strides of the levels in public models: P3-P5 (nearly all), P3-P6 (the large-picture ones), P2-P5, and tiny (P4-P5).
 _LEVELS = ((8, 16, 32), (8, 16, 32, 64), (4, 8, 16, 32), (16, 32))
-_ANCHORS = 3  # a cell, in every YOLOv5
+ANCHORS = 3  # a cell, in every YOLOv5
+NOT_FINITE = "the engine's scores are not finite numbers for this frame"
 _EDGE = 1e-3  # what rounding may add to a score of 1
 UNDERSTOOD = (
     "YOLOv5 decoded [1, A, 5+classes] with A = 3 * cells; YOLOv8/v11 [1, 4+classes, A] or [1, A, 4+classes] with "
@@ -35,11 +36,17 @@ UNDERSTOOD = (
 
 @dataclass(frozen=True)
 class Candidates:
-    """Boxes above the threshold: (n, 4) left, top, right, bottom in input pixels; (n,) scores; (n,) classes."""
+    """Boxes above the threshold: (n, 4) left, top, right, bottom in input pixels; (n,) scores, classes, and pictures of
+    the batch that they are in."""
 
     boxes: NDArray[np.float32]
     scores: NDArray[np.float32]
     classes: NDArray[np.int64]
+    pictures: NDArray[np.int64]
+
+    def take(self, rows: NDArray[Any]) -> Candidates:
+        """Those of these indices, or where this mask is true."""
+        return Candidates(self.boxes[rows], self.scores[rows], self.classes[rows], self.pictures[rows])
 
 
 @dataclass(frozen=True)
@@ -64,25 +71,28 @@ class Head:
         levels = f", strides {'/'.join(map(str, self.strides))}" if self.strides else ", NMS inside"
         return f"{self.kind} ({classes}{levels})"
 
-    def decode(self, outputs: Sequence[Array], conf_thres: float, place: int = 0) -> Candidates:
-        """Candidates of one picture of the batch that score above `conf_thres`.
+    def decode(self, outputs: Sequence[Array], conf_thres: float, pictures: int = 1) -> Candidates:
+        """Candidates that score above `conf_thres` in the first `pictures` of the batch.
 
         The score of YOLOv5 is objectness * class score, of the others the class score. Rows below the threshold are
         left before anything is computed of them. Raises EngineRefused where the scores are no numbers.
         """
+        arrays = [outputs[index][:pictures] for index in self.outputs]
         if self.kind == "yolov5":
-            return _decode_yolov5(outputs[self.outputs[0]][place], conf_thres)
+            return _decode_yolov5(arrays[0], conf_thres)
         if self.kind == "yolov8":
-            return _decode_yolov8(outputs[self.outputs[0]][place], conf_thres)
+            return _decode_yolov8(arrays[0].transpose(0, 2, 1), conf_thres)
         if self.kind == "yolov8-transposed":
-            return _decode_yolov8(outputs[self.outputs[0]][place].T, conf_thres)
+            return _decode_yolov8(arrays[0], conf_thres)
         if self.kind == "end-to-end":
-            rows = outputs[self.outputs[0]][place]
-            rows = rows[_above(rows[:, 4], conf_thres)]
-            return _candidates(rows[:, :4], rows[:, 4], rows[:, 5])
-        count, boxes, scores, classes = (outputs[index][place] for index in self.outputs)
-        picked = _above(scores[: int(np.ravel(count)[0])], conf_thres)
-        return _candidates(boxes[picked], scores[picked], classes[picked])
+            rows, of = _above(arrays[0], arrays[0][:, :, 4], conf_thres)
+            return _candidates(rows[:, :4], rows[:, 4], rows[:, 5], of)
+        counts, boxes, scores, classes = arrays
+        # Past the count there is whatever the memory held before.
+        listed = np.arange(scores.shape[1]) < counts.reshape(-1, 1)
+        joined = np.concatenate([boxes, scores[:, :, None], classes[:, :, None]], axis=2)
+        rows, of = _above(joined, np.where(listed, scores, 0), conf_thres)
+        return _candidates(rows[:, :4], rows[:, 4], rows[:, 5], of)
 
 
 def recognise(outputs: Sequence[Array], height: int, width: int, classes: int | None) -> Head:
@@ -119,7 +129,7 @@ def _grid_heads(index: int, shape: tuple[int, ...], height: int, width: int) -> 
         if height % strides[-1] or width % strides[-1]:
             continue
         cells = sum((height // stride) * (width // stride) for stride in strides)
-        if a == _ANCHORS * cells and b > 5:
+        if a == ANCHORS * cells and b > 5:
             heads.append(Head("yolov5", (index,), b - 5, strides, height, width))
         if b == cells and a > 4:
             heads.append(Head("yolov8", (index,), a - 4, strides, height, width))
@@ -167,7 +177,7 @@ def _unknown(shapes: list[tuple[int, ...]], height: int, width: int) -> str:
     counts = ", ".join(f"{count} (strides {'/'.join(map(str, strides))})" for strides, count in cells.items())
     message = f"unknown detection head: outputs {found} for an input of {height}x{width}. Understood: {UNDERSTOOD}"
     message += f"; cells at {height}x{width}: {counts or 'none, the shape is no multiple of a stride'}"
-    if shapes and all(len(shape) == 5 and shape[1] == _ANCHORS for shape in shapes):
+    if shapes and all(len(shape) == 5 and shape[1] == ANCHORS for shape in shapes):
         message += (
             ". These are YOLOv5's raw heads without the decoded output; its anchors are not in the file. "
             "Export again with the detection layer in inference mode"
@@ -175,50 +185,63 @@ def _unknown(shapes: list[tuple[int, ...]], height: int, width: int) -> str:
     return message
 
 
-def _above(scores: Array, conf_thres: float) -> NDArray[np.intp]:
-    """Where scores exceed the threshold; raises EngineRefused for scores that are no numbers.
+def _above(rows: Array, scores: Array, conf_thres: float) -> tuple[Array, NDArray[np.intp]]:
+    """Rows (n, values) of (batch, predictions, values) whose score exceeds the threshold, and their pictures.
 
-    Those compare as low, and a broken inference would pass for an empty scene.
+    Raises EngineRefused for scores (batch, predictions) that are no numbers: those compare as low, and a broken
+    inference would pass for an empty scene.
     """
     if scores.size and not np.isfinite(scores.sum()):
-        raise EngineRefused("the engine's scores are not finite numbers for this frame")
-    return np.flatnonzero(scores > conf_thres)
+        raise EngineRefused(NOT_FINITE)
+    pictures, places = np.divmod(np.flatnonzero(scores > conf_thres), max(scores.shape[1], 1))
+    return rows[pictures, places], pictures
 
 
 def _decode_yolov5(rows: Array, conf_thres: float) -> Candidates:
     # Objectness bounds the score from above, so this one strided comparison removes nearly all rows.
-    rows = rows[_above(rows[:, 4], conf_thres)]
-    scores = rows[:, 5:] * rows[:, 4:5]
-    return _best_class(rows[:, :4], scores, conf_thres)
+    rows, pictures = _above(rows, rows[:, :, 4], conf_thres)
+    return best_class(rows[:, :4], rows[:, 5:] * rows[:, 4:5], conf_thres, pictures)
 
 
-def _decode_yolov8(columns: Array, conf_thres: float) -> Candidates:
-    scores = columns[4:]
-    picked = _above(scores[0] if len(scores) == 1 else scores.max(axis=0), conf_thres)
-    return _best_class(columns[:4, picked].T, scores[:, picked].T, conf_thres)
+def _decode_yolov8(rows: Array, conf_thres: float) -> Candidates:
+    scores = rows[:, :, 4:]
+    rows, pictures = _above(rows, scores[:, :, 0] if scores.shape[2] == 1 else scores.max(axis=2), conf_thres)
+    return best_class(rows[:, :4], rows[:, 4:], conf_thres, pictures)
 
 
-def _best_class(centred: Array, scores: Array, conf_thres: float) -> Candidates:
-    """One candidate a row: its best class, if that is above the threshold; cx, cy, w, h to corners."""
+def best_class(centred: Array, scores: Array, conf_thres: float, pictures: NDArray[Any]) -> Candidates:
+    """One candidate a row: its best class, if that is above the threshold; cx, cy, w, h to corners.
+
+    Raises EngineRefused where the best score is no number.
+    """
     if scores.shape[1] == 1:
         classes, best = np.zeros(len(scores), dtype=np.int64), scores[:, 0]
     else:
         classes = scores.argmax(axis=1)
         best = scores[np.arange(len(scores)), classes]
-    above = _above(best, conf_thres)
-    centred, best, classes = centred[above], best[above], classes[above]
+    if not np.isfinite(best.sum()):
+        raise EngineRefused(NOT_FINITE)
     half = centred[:, 2:4] / 2
     boxes = np.empty((len(centred), 4), dtype=np.float32)
-    boxes[:, :2] = centred[:, :2] - half
-    boxes[:, 2:] = centred[:, :2] + half
-    return _candidates(boxes, best, classes)
+    np.subtract(centred[:, :2], half, out=boxes[:, :2])
+    np.add(centred[:, :2], half, out=boxes[:, 2:])
+    found = _candidates(boxes, best, classes, pictures)
+    above = best > conf_thres
+    return found if above.all() else found.take(above)
 
 
-def _candidates(boxes: Array, scores: Array, classes: Array) -> Candidates:
+def nothing() -> Candidates:
+    """No candidates."""
+    none = np.empty(0, np.int64)
+    return Candidates(np.empty((0, 4), np.float32), np.empty(0, np.float32), none, none)
+
+
+def _candidates(boxes: Array, scores: Array, classes: Array, pictures: NDArray[Any]) -> Candidates:
     return Candidates(
         boxes.astype(np.float32, copy=False),
         scores.astype(np.float32, copy=False),
         classes.astype(np.int64, copy=False),
+        pictures.astype(np.int64, copy=False),
     )
 
 
@@ -257,7 +280,7 @@ def _misplaced(head: Head, centres: Array) -> str:
         y, x = np.mgrid[0 : head.height // stride, 0 : head.width // stride]
         grid = np.stack([(x + 0.5) * stride, (y + 0.5) * stride, np.full(x.shape, stride)], axis=-1).reshape(-1, 3)
         # YOLOv5's rows run anchor by anchor inside a level.
-        grids.append(np.tile(grid, (_ANCHORS, 1)) if head.kind == "yolov5" else grid)
+        grids.append(np.tile(grid, (ANCHORS, 1)) if head.kind == "yolov5" else grid)
     cells = np.concatenate(grids)
     reach = 1.5 if head.kind == "yolov5" else 8.0
     strays = np.abs(centres - cells[:, :2]).max(axis=1) > reach * cells[:, 2]

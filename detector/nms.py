@@ -17,7 +17,9 @@ MAX_CANDIDATES = 30_000
 # Up to here one call of OpenCV is quickest: 38 candidates took 25 us against 60 in NumPy, and 46 against 200 right
 # after an inference, when the caches hold the model. Past it NumPy wins, as it stops when it has enough (3000: 2 ms
 # against 37).
-_FEW = 256
+FEW = 256
+# Pixels; inputs have 8192 at most, and a double tells a millionth of a pixel in thousands of these.
+_APART = 1e6
 # Above it candidates are settled in blocks: within a block all pairs at once, before it only against those kept so far,
 # so the work grows with candidates * kept. 128 keeps the matrix of pairs (64 KB) in the core's own caches.
 _BLOCK = 128
@@ -36,7 +38,7 @@ def nms(
     count = len(scores)
     if count <= 1:
         return np.arange(min(count, max_detections))
-    if count <= _FEW:
+    if count <= FEW:
         return _few(boxes, scores, classes, iou_thres)[:max_detections]
     return _many(boxes, scores, classes, iou_thres, max_detections)
 
@@ -45,9 +47,8 @@ def _few(boxes: Floats, scores: Floats, classes: NDArray[Any], iou_thres: float)
     """One call of OpenCV, in double precision."""
     sides = boxes.astype(np.float64)
     sides[:, 2:] -= sides[:, :2]
-    if (classes != classes[0]).any():
-        # Classes move apart further than any two boxes are, so that none overlaps a box of another.
-        sides[:, 0] += classes * (float(boxes.max()) - float(boxes.min()) + 1)
+    # Classes move apart further than any two boxes are, so that none overlaps a box of another.
+    sides[:, 0] += classes * _APART
     # Candidates are above the confidence threshold already, so above nothing.
     # Its stubs only know sequences; it takes arrays, and quicker.
     kept = cv2.dnn.NMSBoxes(cast("Any", sides), cast("Any", scores), 0.0, iou_thres)

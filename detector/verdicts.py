@@ -18,7 +18,7 @@ import structlog
 
 log = structlog.get_logger()
 
-_FORMAT = 2  # rises when a trial asks more of a model than before, so that old verdicts are not believed
+_FORMAT = 3  # rises when a trial asks more of a model than before, so that old verdicts are not believed
 
 T = TypeVar("T", bound=msgspec.Struct)
 

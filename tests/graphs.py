@@ -22,6 +22,7 @@ INPUT_TYPES = {"uint8": TensorProto.UINT8, "float32": FLOAT, "float16": TensorPr
 # Between the grey of the letterbox (114 of 255) and white, with room for what video compression does to either.
 BRIGHT = 0.65
 STRIDES = (8, 16, 32)
+ANCHORS = (((10, 13), (16, 30), (33, 23)), ((30, 61), (62, 45), (59, 119)), ((116, 90), (156, 198), (373, 326)))
 
 
 @dataclass
@@ -199,6 +200,49 @@ def cells(
         metadata["imgsz"] = str(list(image_size))
     shape = (batch, 3, *size) if layout == "nchw" else (batch, *size, 3)
     return g.save(path, outputs, dtype=dtype, shape=shape, metadata=metadata)
+
+
+def convolved(
+    path: Path, *, classes: int = 2, size_power: float = 2.0, batch: int | None = None, dtype: str = "uint8"
+) -> Path:
+    """A YOLOv5 head as trained ones have it: random convolutions, then their decoding, in the graph.
+
+    `size_power` other than 2 is another decoding than YOLOv5's. What it detects means nothing, but it detects much.
+    """
+    g = Graph()
+    picture = g.picture(dtype, "nchw")
+    random = np.random.default_rng(7)
+    values = 5 + classes
+    levels = []
+    for stride, anchors in zip(STRIDES, ANCHORS, strict=True):
+        pooled = g.op("AveragePool", picture, kernel_shape=[stride, stride], strides=[stride, stride])
+        # Low objectness, so that most cells are silent.
+        weights = random.normal(0, 2, (3 * values, 3, 1, 1))
+        bias = random.normal(0, 1, 3 * values)
+        bias[4::values] -= 2
+        raw = g.op("Conv", pooled, g.const(weights), g.const(bias))
+        share = g.op("Sigmoid", raw)
+        places = [g.add(g.count(g.op("ReduceMax", share, axes=[1], keepdims=1), axis), -1.5) for axis in (3, 2)]
+        channels = []
+        for anchor in range(3):
+            part = [
+                g.op(
+                    "Slice", share, *(g.const([n], np.int64) for n in (anchor * values + i, anchor * values + i + 1, 1))
+                )
+                for i in range(4)
+            ]
+            channels += [g.mul(g.op("Add", g.mul(part[i], 2), places[i]), stride) for i in range(2)]
+            channels += [
+                g.mul(g.op("Pow", g.mul(part[2 + i], 2), g.const(size_power)), anchors[anchor][i]) for i in range(2)
+            ]
+            first, last = anchor * values + 4, (anchor + 1) * values
+            channels.append(g.op("Slice", share, *(g.const([n], np.int64) for n in (first, last, 1))))
+        rows = g.op("Transpose", g.reshape(g.op("Concat", *channels, axis=1), 0, 3, values, -1), perm=[0, 1, 3, 2])
+        levels.append(g.reshape(rows, 0, -1, values))
+    metadata = {"names": repr({number: f"kind {number}" for number in range(classes)}), "imgsz": "[128, 128]"}
+    return g.save(
+        path, [(g.op("Concat", *levels, axis=1), FLOAT)], dtype=dtype, shape=(batch, 3, None, None), metadata=metadata
+    )
 
 
 def classifier(path: Path) -> Path:
