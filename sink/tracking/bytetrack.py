@@ -16,9 +16,9 @@ from sink.tracking.settings import TrackerSettings
 from sink.tracking.state import LiveTrack
 from wire.messages import Detection
 
-# Overlaps from which a box is its track's: an unsure box's (as in ByteTrack); a sure one's with a track seen once, whose
-# speed is not known (ByteTrack asks for 0.3, which loses walkers at 5 frames a second); and a sure one's with what
-# stood there some time ago.
+# Overlaps from which a box is its track's: an unsure box's (as in ByteTrack); a sure one's with a track seen once,
+# whose speed is not known (ByteTrack asks for 0.3, which loses walkers at 5 frames a second); and a sure one's with
+# what stood there some time ago.
 _MIN_IOU_UNSURE = 0.5
 _MIN_IOU_NEW = 0.2
 _MIN_IOU_RESTING = 0.5

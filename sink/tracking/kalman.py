@@ -13,8 +13,9 @@ from msgspec import Struct
 
 from sink.tracks import BoxPx
 
-# Shares of the box's longer side. The first two are ByteTrack's, whose unit of time is a frame, at 30 a second; its
-# third would be 1.0, and kept fewer ids on the simulated street (benchmarks/tracking.py), at 25 and at 5 frames a second.
+# Shares of the box's longer side. The first two are ByteTrack's, whose unit of time is a frame, at 30 a second.
+# Its third would be 1.0; 0.5 kept more ids on the simulated street (benchmarks/tracking.py), at 25 and at 5 frames a
+# second.
 _MEASURED = 1 / 20  # standard deviation of a detected edge
 _FIRST_SPEED = 2.0  # of the speed of an object of which one box is known (1/s)
 _ACCELERATION = 0.5  # of the change of speed in one second (1/s)
