@@ -42,7 +42,7 @@ HELD_WAIT_S = 0.02
 RETRY_S = 0.25
 # Between two readings: a busy stream then brings several entries at once. Reading one by one cost four times the CPU;
 # an alert is at most this much later.
-GATHER_S = 0.01
+GATHER_S = 0.005
 # After `stop` what lies in the streams is still worked through, for at most this long.
 DRAIN_S = 1.0
 # Acknowledge at the latest after as many, so that neither memory nor a commit grows without bound.
