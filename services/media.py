@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 import time
@@ -24,6 +25,8 @@ log = structlog.get_logger()
 # How often open clips take up new packets, and how soon `close` is heard.
 TICK_S = 0.25
 RETRY_S = 1.0
+# Decoding for a snapshot steps back behind decoding for detectors: a third of a core when all are busy.
+NICE = 5
 # A snapshot takes about 0.1 s and its packets are kept for seconds: what waits behind so many would come too late.
 MAX_WAITING = 256
 
@@ -103,6 +106,8 @@ class Media:
             self.recorder.overrun(alert)
 
     def _record(self) -> None:
+        with suppress(OSError, AttributeError):  # only Linux has priorities of threads
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
         while not self._stop.is_set():
             with suppress(queue.Empty):
                 self.recorder.handle(self._alerts.get(timeout=TICK_S))

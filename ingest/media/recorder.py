@@ -32,6 +32,7 @@ Kind = Literal["snapshot", "clip"]
 # Why a snapshot or clip is missing. One word a cause, the same in metrics and logs.
 Missed = Literal[
     "gone",  # the frame's packets are not in the ring: the alert came late, or is of an earlier run
+    "no_packets",  # of a folder of images; or the camera has not been opened yet
     "undecodable",
     "disk",  # full, or not writable
     "codec",  # MP4 does not take it
@@ -190,7 +191,10 @@ class Recorder:
             if self._store.has(path) or (kind == "clip" and alert.incident in self._clips):
                 return
             mark = ring.find(alert.session or "", alert.seq or 0)
-            why = "gone" if mark is None else work(alert, ring, path, mark)
+            if mark is None:
+                why: Missed | None = "gone" if ring.used else "no_packets"
+            else:
+                why = work(alert, ring, path, mark)
             if why is not None:
                 self._miss(kind, why, alert)
         except WireError as error:

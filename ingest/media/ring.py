@@ -150,6 +150,11 @@ class PacketRing:
         self._next_number = 0
         self._lock = threading.Lock()
 
+    @property
+    def used(self) -> bool:
+        """Whether any reader has had packets to keep."""
+        return self._segment is not None
+
     def begin(self, stream: VideoStream) -> Segment:
         """A reader has opened the camera; what an earlier one still adds is not kept."""
         segment = Segment(self, StreamFormat.of(stream))
