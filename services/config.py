@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -18,7 +18,7 @@ from detector.settings import DetectorSettings
 from ingest.settings import CameraSettings, IngestSettings
 from services.config_env import apply_environment
 from services.config_errors import ConfigError, problem_of
-from services.config_rules import rule_problems
+from services.config_rules import class_problems, rule_problems
 from services.yaml_source import KeyPath, Place, Problem, Source, read_yaml
 from sink.incident_settings import IncidentSettings
 from sink.settings import RuleSettings, SceneSettings, SinkSettings
@@ -144,6 +144,13 @@ def load(path: Path | None, env: Mapping[str, str] | None = None) -> Config:
     return validate(_read(path), os.environ if env is None else env)
 
 
+def check_classes(path: Path | None, config: Config, classes: Collection[str]) -> None:
+    """Raise ConfigError for labels in the rules of `config`, loaded from `path`, that are none of `classes`."""
+    problems = class_problems(config.rules, classes, _read(path))
+    if problems:
+        raise ConfigError(problems)
+
+
 def validate(source: Source, env: Mapping[str, str]) -> Config:
     """Check plain data against the settings; raises ConfigError."""
     apply_environment(source, env, Config)
@@ -205,4 +212,8 @@ def _cross_checks(config: Config, source: Source) -> list[Problem]:
             "path may have 107 and the sockets lie in it"
         )
         problems.append(Problem(source.place(("runtime_dir",)), text))
+    labels = config.detector.labels
+    if labels:
+        names = labels.values() if isinstance(labels, dict) else labels
+        problems += class_problems(config.rules, set(names), source)
     return problems + rule_problems(config.cameras, config.scenes, config.rules, source)

@@ -59,14 +59,16 @@ def problem_of(error: ErrorDetails, model: type[BaseModel], source: Source) -> P
         path = tuple(error["loc"][:-1])
         text = f"{dotted(path[:-1])}: the name {found!r} cannot be used; expected {NAME_RULE}"
         return Problem(source.place(path, key=True), text)
-    path = real_path(error["loc"], source.data)
+    path = real_path(error["loc"], source.data, absent=kind == "missing")
     if kind == "extra_forbidden":
-        return Problem(source.place(path, key=True), unknown_key(path, model))
+        return Problem(source.place(path, key=True), unknown_key(path, model, source.data))
+    if kind in ("union_tag_not_found", "union_tag_invalid"):
+        return _unknown_kind(error["input"], path, model, source)
     if kind == "missing":
-        spot = spot_at(model, path)
+        spot = spot_at(model, path, source.data)
         text = f"{dotted(path)}: missing; expected {expected(spot)}{_why(spot)}"
         return Problem(source.place(path[:-1], key=True), text)
-    spot = spot_at(model, path)
+    spot = spot_at(model, path, source.data)
     name = dotted(path) or "the config"
     if kind in ("value_error", "assertion_error"):
         reason = error["msg"].partition(", ")[2] or error["msg"]
@@ -77,9 +79,24 @@ def problem_of(error: ErrorDetails, model: type[BaseModel], source: Source) -> P
     return Problem(source.place(path), text)
 
 
-def unknown_key(path: KeyPath, model: type[BaseModel]) -> str:
+def _unknown_kind(found: object, path: KeyPath, model: type[BaseModel], source: Source) -> Problem:
+    """A section that comes in kinds, and whose `kind` is missing or none of them."""
+    kinds = [word for form in _alternatives(spot_at(model, path).annotation) for word in _kinds(form)]
+    if not isinstance(found, Mapping):
+        text = f"{dotted(path)}: found {shown(found, path)}; expected `key: value` lines"
+        return Problem(source.place(path), text)
+    here = (*path, "kind")
+    if "kind" not in found:
+        return Problem(source.place(path, key=True), f"{dotted(here)}: missing; expected one of: {', '.join(kinds)}")
+    text = f"{dotted(here)}: found {shown(found['kind'], here)}; expected one of: {', '.join(kinds)}"
+    if near := nearest(str(found["kind"]), kinds):
+        text += f"; did you mean {near!r}?"
+    return Problem(source.place(here), text)
+
+
+def unknown_key(path: KeyPath, model: type[BaseModel], data: Any = None) -> str:
     """Message for a key that no setting has."""
-    names = sorted(keys_at(model, path[:-1]))
+    names = sorted(keys_at(model, path[:-1], data))
     text = f"{dotted(path)}: unknown key {path[-1]!r}"
     if near := nearest(str(path[-1]), names):
         return f"{text}; did you mean {near!r}?"
@@ -97,8 +114,8 @@ def nearest(word: str, names: Iterable[str]) -> str | None:
     return by_lower[found[0]] if found else None
 
 
-def real_path(loc: tuple[int | str, ...], data: Any) -> KeyPath:
-    """pydantic's location without the names of union members that it puts in between."""
+def real_path(loc: tuple[int | str, ...], data: Any, *, absent: bool = False) -> KeyPath:
+    """pydantic's location without the names of union members that it puts in; `absent`: its last key is not there."""
     path: list[int | str] = []
     here = data
     for position, part in enumerate(loc):
@@ -107,33 +124,59 @@ def real_path(loc: tuple[int | str, ...], data: Any) -> KeyPath:
         by_index = isinstance(here, list) and isinstance(part, int) and part < len(here)
         if by_index or (by_name and part in here):
             here = here[part]
-        elif not (last and by_name):
+        elif not (absent and last and by_name):
             continue  # a union's tag, or "[key]"
         path.append(part)
     return tuple(path)
 
 
-def spot_at(model: type[BaseModel], path: KeyPath) -> Spot:
-    """The setting at `path`."""
+def spot_at(model: type[BaseModel], path: KeyPath, data: Any = None) -> Spot:
+    """The setting at `path`. Where a section comes in kinds, `data` (the config) tells which; without it, the first."""
     spot = Spot(model)
     for part in path:
-        spot = _step(spot, part)
+        spot = _step(spot, part, data)
+        data = _below(data, part)
     return spot
 
 
-def keys_at(model: type[BaseModel], path: KeyPath) -> set[str]:
-    """Names that the mapping at `path` may hold; empty when it takes any (camera names)."""
+def keys_at(model: type[BaseModel], path: KeyPath, data: Any = None) -> set[str]:
+    """Names that the mapping at `path` may hold; empty when it takes any (camera names). `data` as in `spot_at`."""
     names: set[str] = set()
-    for kind in _alternatives(spot_at(model, path).annotation):
+    spot = spot_at(model, path, data)
+    for part in path:
+        data = _below(data, part)
+    for kind in _forms(spot.annotation, data):
         if _is_model(kind):
             names |= set(kind.model_fields)
     return names
 
 
-def _step(spot: Spot, part: int | str) -> Spot:
-    for kind in _alternatives(spot.annotation):
+def _below(data: Any, part: int | str) -> Any:
+    """What lies at a key or an index; None where there is no such thing."""
+    if isinstance(data, Mapping):
+        return data.get(part)
+    return data[part] if isinstance(data, list) and isinstance(part, int) and part < len(data) else None
+
+
+def _forms(annotation: Any, data: Any) -> list[Any]:
+    """The alternatives of a type; of sections that come in kinds the one that `data` is, as far as that can be told."""
+    forms = _alternatives(annotation)
+    if not isinstance(data, Mapping) or sum(bool(_kinds(form)) for form in forms) < 2:
+        return forms
+    # A section that does not name its kind is of the first.
+    kind = str(data["kind"]) if "kind" in data else _kinds(forms[0])[0]
+    return [form for form in forms if kind in _kinds(form)] or forms
+
+
+def _kinds(form: Any) -> list[str]:
+    """The words that a section's `kind` may be; none for what has no kinds."""
+    return choices(form.model_fields["kind"].annotation) if _is_model(form) and "kind" in form.model_fields else []
+
+
+def _step(spot: Spot, part: int | str, data: Any) -> Spot:
+    for kind in _forms(spot.annotation, data):
         if _is_model(kind) and part in kind.model_fields:
-            return _spot(kind.model_fields[str(part)])
+            return spot_of(kind.model_fields[str(part)])
         arguments = get_args(kind)
         if get_origin(kind) is dict and isinstance(part, str):
             return _unwrap(arguments[1])
@@ -143,7 +186,8 @@ def _step(spot: Spot, part: int | str) -> Spot:
     return Spot(Any)
 
 
-def _spot(info: FieldInfo) -> Spot:
+def spot_of(info: FieldInfo) -> Spot:
+    """The setting that a field describes."""
     spot = _unwrap(info.annotation)
     return Spot(spot.annotation, (*info.metadata, *spot.metadata), info.description or "")
 
@@ -196,7 +240,7 @@ def _kind(kind: Any) -> str:
     if get_origin(kind) in (list, set, frozenset, tuple):
         inner = [each for each in get_args(kind) if each is not Ellipsis]
         if get_origin(kind) is tuple and Ellipsis not in get_args(kind):
-            return f"a list of {len(inner)}: " + ", ".join(_kind(each) for each in inner)
+            return f"a list of {len(inner)}: " + ", ".join(expected(_unwrap(each)) for each in inner)
         return "a list of " + (expected(_unwrap(inner[0])) if inner else "values")
     if get_origin(kind) is dict or kind is dict or _is_model(kind):
         return "`key: value` lines"

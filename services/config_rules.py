@@ -45,7 +45,8 @@ def class_problems(rules: Mapping[str, RuleSettings], classes: Collection[str], 
     problems = []
     for name, rule in rules.items():
         for index, label in enumerate(rule.labels):
-            if label not in classes:
+            # A class without a name is called by its number.
+            if label not in classes and not label.isdecimal():
                 path: KeyPath = ("rules", name, "labels", index)
                 text = f"{dotted(path)}: the model has no class {label!r}{_hint(label, classes, '')}"
                 problems.append(Problem(source.place(path), text))

@@ -26,7 +26,7 @@ SMALLEST_AREA = 1e-4
 
 def _is_outline(points: list[SharePoint]) -> list[SharePoint]:
     if len(points) < 3:
-        raise ValueError(f"{len(points)} points; expected at least 3, the corners of a polygon in turn")
+        raise ValueError(f"found {len(points)} of them; expected at least 3 points, the corners of a polygon in turn")
     edges = meeting_edges(points)
     if edges is not None:
         first, second = (f"from point {i + 1} to point {(i + 1) % len(points) + 1}" for i in edges)
@@ -41,7 +41,7 @@ def _is_outline(points: list[SharePoint]) -> list[SharePoint]:
 
 def _is_line(points: list[SharePoint]) -> list[SharePoint]:
     if len(points) < 2:
-        raise ValueError(f"{len(points)} points; expected at least 2, the start and the end of a line")
+        raise ValueError(f"found {len(points)} of them; expected at least 2 points, the start and the end of a line")
     for place, (before, after) in enumerate(pairwise(points)):
         if before == after:
             raise ValueError(f"points {place + 1} and {place + 2} are the same; expected points one after the other")

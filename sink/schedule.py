@@ -67,10 +67,13 @@ class ScheduleSettings(BaseModel):
         min_length=1, max_length=64, description="Of the days and hours, as Europe/Berlin or UTC."
     )
     arm: list[HoursSettings] = Field(
-        default_factory=list, max_length=100, description="When the rule is armed; empty: always."
+        default_factory=list,
+        max_length=100,
+        description="When the rule is armed: `days` (mon to sun; default: all) on which the hours begin, and `hours` "
+        "(HH:MM-HH:MM; default: all day; 22:00-06:00 ends the next morning). Empty: always.",
     )
     disarm: list[HoursSettings] = Field(
-        default_factory=list, max_length=100, description="When it is not, whatever `arm` says."
+        default_factory=list, max_length=100, description="When it is not, whatever `arm` says; written as `arm`."
     )
 
 

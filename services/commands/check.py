@@ -17,6 +17,7 @@ from rich.table import Table
 
 from services.config import Config, load
 from services.config_errors import ConfigError
+from services.model_classes import refuse_unknown_classes
 from services.process import stdout_to_stderr
 from wire.logs import redact, redact_value
 
@@ -37,6 +38,7 @@ def check(file: Path, *, probe: bool, as_json: bool) -> int:
     """0 when the config can be used (and, with `probe`, every camera and the model work), else 1."""
     try:
         config = load(file)
+        refuse_unknown_classes(config, file)
     except ConfigError as error:
         _print_problems(error, as_json)
         return 1
@@ -83,12 +85,12 @@ def _print_config(config: Config, file: Path) -> None:
         rate = "keyframes" if camera.profile == "keyframes" else rate
         gate = "motion" if camera.motion.enabled else "none"
         cameras.add_row(name, redact(camera.source) if camera.enabled else "(off)", rate, gate)
-    rules = Table("rule", "cameras", "labels", "from score", "confirmed by", "cooldown")
+    rules = Table("rule", "kind", "cameras", "labels", "from score", "confirmed by", "cooldown")
     for name, rule in config.rules.items():
         watched = "all" if rule.cameras == "*" else ", ".join(rule.cameras)
         labels = ", ".join(rule.labels) or "all"
         confirmed = f"{rule.confirm_frames} of {rule.window_frames} frames"
-        rules.add_row(name, watched, labels, f"{rule.min_score:g}", confirmed, f"{rule.cooldown_s:g} s")
+        rules.add_row(name, rule.kind, watched, labels, f"{rule.min_score:g}", confirmed, f"{rule.cooldown_s:g} s")
     console.print(f"{file} is valid.", highlight=False)
     console.print(cameras if config.cameras else "No cameras.", rules if config.rules else "No rules: no alerts.")
     console.print(f"model  {config.detector.model or 'none: nothing is detected'}", highlight=False)

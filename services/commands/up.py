@@ -8,6 +8,7 @@ from pathlib import Path
 import structlog
 
 from services.config import Config
+from services.model_classes import refuse_unknown_classes
 from services.process import LogOptions, catch_signals, die_with_parent
 from services.supervisor import ROLES, Supervisor
 from services.workers import worker_count
@@ -17,11 +18,15 @@ log = structlog.get_logger()
 
 
 def up(config: Config, path: Path | None, logs: LogOptions) -> int:
-    """Run until SIGTERM or Ctrl-C, or until a process cannot run as configured; returns the exit code."""
+    """Run until SIGTERM or Ctrl-C, or until a process cannot run as configured; returns the exit code.
+
+    Raises ConfigError for rules that name a class the model does not have.
+    """
     stop = threading.Event()
     die_with_parent()
     catch_signals(stop)
     setup_logs(logs.level, logs.format, process="up" if logs.format == "json" else "")
+    refuse_unknown_classes(config, path)
     workers = worker_count(config)
     log.info(
         "starting",

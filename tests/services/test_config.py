@@ -94,6 +94,66 @@ def complaints(path: Path, env: dict[str, str] | None = None) -> list[str]:
             "rules:\n  r:\n    cameras: [frnt]\ncameras:\n  front: {source: a.mp4}\n",
             ["3:15: rules.r.cameras[0]: no camera 'frnt'; did you mean 'front'?"],
         ),
+        (
+            "rules:\n  r: {kind: zon, zone: porch}\n",
+            [
+                "2:13: rules.r.kind: found 'zon'; expected one of: presence, zone, line, dwell, count, absent, speed; "
+                "did you mean 'zone'?"
+            ],
+        ),
+        ("rules:\n  r: {kind: zone}\n", ["2:3: rules.r.zone: missing; expected text, not empty, at most 64 long"]),
+        ("rules:\n  r: {kind: line, line: l, directon: in}\n", ["2:28: rules.r.directon: unknown key 'directon'; did"]),
+        ("rules:\n  r: {direction: in}\n", ["2:7: rules.r.direction: unknown key 'direction'; expected one of: anc"]),
+        ("rules:\n  r: {kind: count}\n", ["2:6: rules.r: neither `over` nor `under`; expected a number of objects"]),
+        ("rules:\n  r: 3\n", ["2:6: rules.r: found 3; expected `key: value` lines"]),
+        (
+            "rules:\n  r: {kind: zone, zone: porch, min_score: 3}\n",
+            ["2:43: rules.r.min_score: found 3; expected a number, 0 to 1"],
+        ),
+        (
+            "rules:\n  r: {schedule: {time_zone: Europe/Berln, arm: [{hours: 8-9}]}}\n",
+            [
+                "2:29: rules.r.schedule.time_zone: no time zone 'Europe/Berln' is known here; expected a name such as",
+                "2:57: rules.r.schedule.arm[0].hours: found '8-9'; expected text, matching",
+            ],
+        ),
+        (
+            "scenes:\n  yard:\n    zones:\n      bow: [[0, 0], [1, 1], [1, 0], [0, 1]]\n",
+            [
+                "4:12: scenes.yard.zones.bow: the polygon meets itself: its edge from point 1 to point 2 and its edge "
+                "from point 3 to point 4; expected the corners in turn"
+            ],
+        ),
+        (
+            "scenes:\n  yard:\n    zones: {out: [[0, 0], [1.2, 0], [1, .nan]]}\n",
+            [
+                "3:28: scenes.yard.zones.out[1][0]: found 1.2; expected a number, 0 to 1",
+                "3:41: scenes.yard.zones.out[2][1]: found nan; expected a number, 0 to 1",
+            ],
+        ),
+        (
+            "scenes:\n  yard: {lines: {l: [[0, 0]]}, masks: {m: [[0, 0], [0, 0], [1, 1]]}}\n",
+            [
+                "2:21: scenes.yard.lines.l: found 1 of them; expected at least 2 points",
+                "2:43: scenes.yard.masks.m: the polygon meets itself",
+            ],
+        ),
+        (
+            "cameras: {yard: {source: a.mp4}, door: {source: b.mp4}}\n"
+            "scenes:\n  yrd: {}\n  yard: {zones: {porch: [[0, 0], [1, 0], [1, 1]]}}\n"
+            "rules:\n"
+            "  a: {kind: zone, zone: porhc, cameras: [yard]}\n"
+            "  b: {zone: porch}\n"
+            "  c: {kind: line, line: fence}\n"
+            "  d: {kind: speed, over_kmh: 30}\n",
+            [
+                "3:3: scenes.yrd: no camera 'yrd'; did you mean 'yard'?",
+                "6:25: rules.a.zone: camera 'yard': no zone 'porhc'; did you mean 'porch'?",
+                "7:13: rules.b.zone: camera 'door': no zone 'porch'; expected a name under `scenes.door.zones`",
+                "8:25: rules.c.line: cameras 'yard', 'door': no line 'fence'; expected a name under `scenes",
+                "9:13: rules.d.kind: cameras 'yard', 'door' cannot measure speed; expected four ground points under",
+            ],
+        ),
     ],
 )
 def test_each_slip_is_named_where_it_is(tmp_path: Path, text: str, expected: list[str]) -> None:
@@ -224,10 +284,13 @@ def test_the_example_loads_and_names_every_setting() -> None:
             if isinstance(value, BaseModel):
                 assert isinstance(inner, dict)
                 count += compare(value, inner, f"{path}.{name}")
-            elif name in ("cameras", "rules") and not path:
-                (only,) = value.values()
+            elif name in ("cameras", "scenes", "rules") and not path:
                 assert isinstance(inner, dict)
-                count += compare(only, next(iter(inner.values())), f"{path}.{name}")
+                first, *others = value
+                count += compare(value[first], inner[first], f"{path}.{name}")
+                common = set(type(value[first]).model_fields)
+                for other in others:  # of its further kinds only what is their own
+                    assert set(inner[other]) - common == set(type(value[other]).model_fields) - common, other
             else:
                 count += 1
         return count
@@ -237,7 +300,7 @@ def test_the_example_loads_and_names_every_setting() -> None:
 
 def test_the_examples_values_are_the_defaults() -> None:
     example, defaults = load(ROOT / "sparsecam.example.yaml", {}), load(None, {})
-    assert example.model_copy(update={"cameras": {}, "rules": {}}) == defaults
+    assert example.model_copy(update={"cameras": {}, "scenes": {}, "rules": {}}) == defaults
 
 
 def test_names_that_redis_or_files_could_not_hold_are_refused(tmp_path: Path) -> None:

@@ -1,0 +1,60 @@
+"""The class names that a model file carries, read in a process of its own.
+
+`up` goes on for months and needs the names once: the libraries that read models would stay in its memory.
+`python -m services.model_classes FILE` prints them as JSON, or null where the model has none.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from services.config import Config, check_classes
+
+# Importing PyTorch for a checkpoint takes seconds on a busy machine; an ONNX file half of one.
+TIMEOUT_S = 60
+
+
+def model_classes(config: Config) -> frozenset[str] | None:
+    """The classes that rules may name; None where they are not known, as without a model or with an unreadable one.
+
+    What is wrong with the model is said by the worker that loads it. The config's own `detector.labels` win.
+    """
+    if config.detector.labels or not config.detector.model:
+        return None
+    if not any(rule.labels for rule in config.rules.values()):
+        return None  # nothing to compare
+    command = [sys.executable, "-m", "services.model_classes", str(config.detector.model)]
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=TIMEOUT_S, check=True)
+        names = json.loads(done.stdout)
+    except (subprocess.SubprocessError, OSError, ValueError):
+        return None
+    return frozenset(names) if names else None
+
+
+def refuse_unknown_classes(config: Config, path: Path | None) -> None:
+    """Raise ConfigError where a rule of `config`, loaded from `path`, names a class that the model does not have."""
+    classes = model_classes(config)
+    if classes is not None:
+        check_classes(path, config, classes)
+
+
+def main(path: Path) -> int:
+    """Print the names of the model at `path`; 1 where it cannot be read."""
+    from detector.errors import DetectorError
+    from detector.model import read_model
+
+    try:
+        labels = read_model(path).labels
+    except DetectorError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    sys.stdout.write(json.dumps(sorted(set(labels.values())) if labels else None))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))
