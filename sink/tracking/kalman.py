@@ -13,10 +13,12 @@ from msgspec import Struct
 
 from sink.tracks import BoxPx
 
-# Shares of the box's longer side. The first three are ByteTrack's figures, which are of 30 frames a second, in seconds.
+# Shares of the box's longer side. The first two are ByteTrack's, whose unit of time is a frame, at 30 a second.
+# Its third would be 1.0; 0.5 kept more ids on the simulated street (benchmarks/tracking.py), at 25 and at 5 frames a
+# second.
 _MEASURED = 1 / 20  # standard deviation of a detected edge
 _FIRST_SPEED = 2.0  # of the speed of an object of which one box is known (1/s)
-_ACCELERATION = 1.0  # of the change of speed in one second (1/s)
+_ACCELERATION = 0.5  # of the change of speed in one second (1/s)
 # The longest step: beyond it the place is as good as unknown, and the arithmetic should stay tame.
 _MAX_STEP_S = 5.0
 _MIN_SIDE_PX = 1.0  # a shrinking box that is not seen must not turn inside out

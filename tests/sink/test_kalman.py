@@ -34,7 +34,7 @@ def textbook(seen: list[tuple[float, Box]]) -> np.ndarray:
         f = np.kron(np.array([[1, dt], [0, 1]]), one)
         x = f @ x
         x[2:4] = np.maximum(x[2:4], 1.0)
-        q = max(x[2:4]) ** 2 * np.kron(np.array([[dt**3 / 3, dt**2 / 2], [dt**2 / 2, dt]]), one)
+        q = (0.5 * max(x[2:4])) ** 2 * np.kron(np.array([[dt**3 / 3, dt**2 / 2], [dt**2 / 2, dt]]), one)
         p = f @ p @ f.T + q
         z = measure(box)
         h = np.hstack([one, 0 * one])
