@@ -2,7 +2,8 @@
 
 So a sink that dies at any moment has either delivered an alert, remembers it and will not see its frames again, or none
 of this; it takes the frames up again and finds the same. When the answer is lost the same commit is sent again: an
-alert's id keeps it from appearing twice. The transaction is done only while the cameras' leases are the sink's own.
+alert's id keeps it from appearing twice. The transaction is done only while the cameras' leases are the sink's own
+(sink/fence.py).
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ import structlog
 from msgspec import Struct
 
 from sink.camera import WorkState
+from sink.fence import Fence
 from sink.incidents import IncidentsState
 from sink.system import SystemState
 from wire.alerts import Alert, alert_once
 from wire.messages import WireError, decode, decoder, encode
-from wire.streams import Link, detections_key, lease_key, sink_key
+from wire.streams import Link, detections_key, sink_key
 
 log = structlog.get_logger()
 
@@ -78,19 +80,14 @@ def load_state(link: Link, camera: str) -> CameraState:
 
 
 def send_commit(
-    link: Link, commit: Commit, states: dict[str, CameraState], *, group: str, owner: str, alerts_maxlen: int
+    link: Link, commit: Commit, states: dict[str, CameraState], *, group: str, fence: Fence, alerts_maxlen: int
 ) -> list[bool]:
     """Write it all; returns for each alert whether it is new. `states` are those of the cameras in `commit.acks`.
 
-    Raises LeaseLost when `owner` does not hold the lease of each of them, and redis.RedisError or OSError when not all
-    of it was done for certain; then send the same commit again.
+    Raises LeaseLost when the lease of one of them is not ours, and redis.RedisError or OSError when not all of it was
+    done for certain; then send the same commit again.
     """
-    leases = [lease_key(camera) for camera in commit.acks]
-    # From here on the transaction fails if a lease changes hands or runs out.
-    watched, holders = link.send(("WATCH", *leases), ("MGET", *leases))
-    _raise_refusal(watched, holders)
-    if any(holder != owner.encode() for holder in holders):
-        link.send(("UNWATCH",))
+    if not fence.holds(commit.acks):
         raise LeaseLost
     commands: list[tuple[Any, ...]] = [("MULTI",)]
     commands += [alert_once(alert, alerts_maxlen) for alert in commit.alerts]
@@ -99,15 +96,14 @@ def send_commit(
         if ids:
             commands.append(("XACK", detections_key(camera), group, *ids))
     commands.append(("EXEC",))
-    *queued, done = link.send(*commands)
+    watch = fence.commands()
+    replies = link.send(*commands, *watch)
+    *queued, done = replies[: len(commands)]
     # The refusal of a command explains that of the EXEC after it, so it is the better one to tell of.
-    _raise_refusal(*queued, done, *(done if isinstance(done, list) else ()))
+    for reply in (*queued, done, *(done if isinstance(done, list) else ())):
+        if isinstance(reply, redis.RedisError):
+            raise reply
+    fence.armed(replies[len(commands) :])
     if done is None:
         raise LeaseLost
     return [reply is not None for reply in done[: len(commit.alerts)]]
-
-
-def _raise_refusal(*replies: object) -> None:
-    for reply in replies:
-        if isinstance(reply, redis.RedisError):
-            raise reply

@@ -18,6 +18,7 @@ import structlog
 
 from sink.camera import Plan
 from sink.delivery import Commit, LeaseLost, load_state, send_commit
+from sink.fence import Fence
 from sink.leases import Leases
 from sink.settings import SinkSettings
 from sink.watched import WatchedCamera
@@ -96,6 +97,7 @@ class Sink:
         self._redis = redis_settings
         self._default_url = default_url
         self._leases = Leases(cameras, settings.name or socket.gethostname(), settings.lease_s)
+        self._fence = Fence(self._leases.owner)
         self._reader = Reader((), group=GROUP, consumer=CONSUMER)
         self._cameras: dict[str, WatchedCamera] = {}  # those whose lease is ours
         self._link: Link | None = None
@@ -212,6 +214,7 @@ class Sink:
         now_s = time.monotonic()
         changes = self._leases.renew(link, now_s)
         self._renew_at_s = now_s + self._leases.renew_s
+        self._fence.arm(link, self._leases.owned)
         for camera in changes.lost:
             self._forget(camera)
             log.warning("camera lost to another sink", camera=camera)
@@ -255,6 +258,7 @@ class Sink:
             self._forget(name)
         self._counts["lost"] -= len(names)
         self._leases.release(link, names)
+        self._fence.arm(link, self._leases.owned)
         log.info("cameras left to other sinks", cameras=names, sinks=self._leases.sinks)
 
     def _find_stray_entries(self, link: Link) -> None:
@@ -344,7 +348,7 @@ class Sink:
                 self._commit,
                 states,
                 group=GROUP,
-                owner=self._leases.owner,
+                fence=self._fence,
                 alerts_maxlen=self._redis.alerts_maxlen,
             )
         except LeaseLost:
