@@ -26,6 +26,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 COMMANDS = [
     [],
     *([name] for name in ("up", "run", "check", "alerts", "annotate", "keys", "doctor", "health", "demo", "version")),
+    *(["deadletters", *rest] for rest in ([], ["list"], ["replay"], ["drop"])),
     *(["run", role] for role in ("broker", "ingest", "detector", "sink")),
 ]
 
