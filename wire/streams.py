@@ -6,6 +6,8 @@ Keys (`{camera}` stands in braces literally: the hash tag that keeps a camera's 
 - `sparsecam:seen:{camera}:<session>:<block>`  bitmap, which frames of a session are in the stream already
 - `sparsecam:sink:{camera}`  how far the sink has come with the camera (sink/delivery.py)
 - `sparsecam:alerts`  stream and pub/sub channel of alerts (wire/alerts.py)
+- `sparsecam:deadletters:<output>`  stream of the alerts that an output gave up (sink/outputs/deadletters.py)
+- `sparsecam:outputs:owner`  which process runs the outputs (sink/outputs/lease.py)
 """
 
 from __future__ import annotations
