@@ -8,6 +8,8 @@ Keys (`{camera}` stands in braces literally: the hash tag that keeps a camera's 
 - `sparsecam:lease:{camera}`  which sink works on the camera (sink/leases.py)
 - `sparsecam:camera:{camera}`  hash, how the camera is doing (wire/cameras.py)
 - `sparsecam:alerts`  stream and pub/sub channel of alerts (wire/alerts.py)
+- `sparsecam:deadletters:<output>`  stream of the alerts that an output gave up (sink/outputs/deadletters.py)
+- `sparsecam:outputs:owner`  which process runs the outputs (sink/outputs/lease.py)
 """
 
 from __future__ import annotations

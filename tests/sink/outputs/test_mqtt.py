@@ -32,11 +32,12 @@ ALL = ["opened", "updated", "closed"]
 class RunningBroker:
     """amqtt on a thread of its own; `stop` and `start` on the same port."""
 
-    def __init__(self, password_file: Path | None = None) -> None:
+    def __init__(self, password_file: Path | None = None, certificate: tuple[Path, Path] | None = None) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         self._auth: dict[str, dict[str, object]] = {f"{AUTH}.AnonymousAuthPlugin": {"allow_anonymous": True}}
+        self._certificate = certificate
         if password_file is not None:
             self._auth = {f"{AUTH}.FileAuthPlugin": {"password_file": str(password_file)}}
         self._loop = asyncio.new_event_loop()
@@ -60,9 +61,11 @@ class RunningBroker:
         self._loop.close()
 
     async def _start(self) -> None:
-        self._broker = Broker(
-            {"listeners": {"default": {"type": "tcp", "bind": f"127.0.0.1:{self.port}"}}, "plugins": self._auth}
-        )
+        listener: dict[str, object] = {"type": "tcp", "bind": f"127.0.0.1:{self.port}"}
+        if self._certificate is not None:
+            certfile, keyfile = map(str, self._certificate)
+            listener |= {"ssl": True, "certfile": certfile, "keyfile": keyfile}
+        self._broker = Broker({"listeners": {"default": listener}, "plugins": self._auth})
         await self._broker.start()
 
     def _do(self, work: Any) -> None:
@@ -241,6 +244,16 @@ def test_a_broker_that_refuses_us_is_named_without_the_password(tmp_path: Path, 
         with pytest.raises(Unreachable, match="refused us") as caught:
             deliver(mqtt(broker.port, username="me", password="hunter22"), make_alert(1))
         assert "hunter22" not in str(caught.value)
+    finally:
+        broker.close()
+
+
+def test_tls_works_and_checks_the_certificate(certificate: tuple[Path, Path], mqtt: Any, make_alert: Make) -> None:
+    broker = RunningBroker(certificate=certificate)
+    try:
+        with pytest.raises(Unreachable, match="certificate verify failed"):
+            deliver(mqtt(broker.port, host="localhost", tls=True), make_alert(1))
+        deliver(mqtt(broker.port, host="localhost", tls=True, ca_file=certificate[0]), make_alert(2))
     finally:
         broker.close()
 
