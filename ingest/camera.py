@@ -21,6 +21,7 @@ from ingest.prepare import Preparation
 from ingest.reader import VideoReader, open_reader
 from ingest.settings import CameraSettings
 from ingest.sources import Source
+from ingest.status import FINAL
 from ingest.wakefulness import Wakefulness
 
 log = structlog.get_logger()
@@ -88,7 +89,7 @@ class Camera:
                 break
             if self._over or not self._try_again(trouble):
                 break
-        if not self._abandoned and self._stop.is_set() and self._status.state != "ended":
+        if not self._abandoned and self._stop.is_set() and self._status.state not in FINAL:
             self._status.state = "stopped"
 
     @property

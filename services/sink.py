@@ -8,9 +8,11 @@ from collections.abc import Iterable
 from services.config import Config
 from services.outputs import start_outputs
 from sink.camera import Plan
+from sink.messages import Links
 from sink.sink import Sink, SinkSnapshot
 from wire import metrics
 from wire.health import Health
+from wire.media import media_links
 
 
 def run(config: Config, stop: threading.Event, health: Health) -> None:
@@ -27,7 +29,20 @@ def run(config: Config, stop: threading.Event, health: Health) -> None:
 
 def sink_plan(config: Config) -> Plan:
     """What the configuration wants done with every camera."""
-    return Plan(config.rules, config.scenes, config.tracker, config.incidents)
+    return Plan(config.rules, config.scenes, config.tracker, config.incidents, _links(config))
+
+
+def _links(config: Config) -> Links | None:
+    """How alerts are linked to the pictures that ingest makes of them."""
+    media = config.media
+    if not media.enabled:
+        return None
+
+    def links(camera: str, incident: str, opened_us: int) -> tuple[str | None, str | None]:
+        snapshot, clip = media_links(media.base_url, camera, incident, opened_us)
+        return snapshot if media.snapshots else None, clip if media.clips else None
+
+    return links
 
 
 def _report(now: SinkSnapshot, health: Health) -> None:
