@@ -113,7 +113,7 @@ def _read(config: Config) -> Run:
                 one.seq: frozenset(it.label for it in one.detections if it.score >= rule.min_score) for one in found
             }
         raised: Any = client.xrange(ALERTS)
-        alerts = [from_json(fields[b"d"]) for _, fields in raised]
+        alerts = [alert for alert in (from_json(fields[b"d"]) for _, fields in raised) if alert.event == "opened"]
     return Run(
         sorted(
             (

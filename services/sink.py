@@ -53,7 +53,7 @@ def _report(now: SinkSnapshot, health: Health) -> None:
         malformed=now.malformed,
         duplicates=now.duplicates,
         gaps=now.gaps,
-        alerts=sum(now.alerts.values()),
+        alerts=sum(count for (_, event), count in now.alerts.items() if event == "opened"),
         cameras=now.cameras,
         sinks=now.sinks,
         alerts_waiting=now.alerts_waiting,

@@ -74,6 +74,7 @@ def site_config(cameras: Cameras, detector: dict[str, Any], folder: Path, ingest
         "cameras": cameras.settings,
         "detector": detector,
         "rules": {"anything": RULE},
+        "incidents": {"update_s": RULE["cooldown_s"]},
         "redis": {"detections_maxlen": KEPT},
         "metrics": ports,
     }

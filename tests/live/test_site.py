@@ -16,6 +16,7 @@ import pytest
 
 from ingest.sim.file_source import FileSource
 from ingest.sim.rtsp_server import RtspServer
+from wire.alerts import ALERTS, from_json
 
 Wait = Callable[..., None]
 
@@ -52,7 +53,8 @@ def test_killing_the_broker_while_a_file_plays_loses_no_frame_and_repeats_none(s
 
 
 def test_redis_dies_and_comes_back_and_no_alert_is_lost(site, clip, wait_until) -> None:
-    one = site(cameras={"film": {"source": str(clip(400)), "pace": "realtime"}}, rules=ANY_BOX)
+    film = {"source": str(clip(400)), "pace": "realtime"}
+    one = site(cameras={"film": film}, rules=ANY_BOX, incidents={"update_s": 2})
     wait_until(lambda: one.cameras().get("film", {}).get("detected", 0) > 100, timeout_s=60)
     with one.redis() as client:
         pid = client.info("server")["process_id"]
@@ -62,12 +64,11 @@ def test_redis_dies_and_comes_back_and_no_alert_is_lost(site, clip, wait_until) 
 
     def seqs() -> list[int]:
         with contextlib.suppress(Exception), one.redis() as client:
-            return sorted(
-                int(entry[1][b"d"].split(b'"seq":')[1].split(b",")[0]) for entry in client.xrange("sparsecam:alerts")
-            )
+            alerts = [from_json(fields[b"d"]) for _, fields in client.xrange(ALERTS)]
+            return sorted(alert.seq for alert in alerts if alert.rule == "box" and alert.seq is not None)
         return []
 
-    # The box is always there: one alert every cooldown (2 s of 25 fps), the last one at 350 or so.
+    # The box is always there: its incident is told every 2 s (of 25 fps), for the last time at 350 or so.
     wait_until(lambda: len(seqs()) >= 8, timeout_s=20)
     assert [b - a for a, b in itertools.pairwise(seqs())] == [50] * 7
 
