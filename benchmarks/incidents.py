@@ -7,8 +7,8 @@ in the sink: tracker, rules, incidents. What truly happens is worked out from th
 - line: the foot of anything passes the line through the middle of the picture;
 - dwell: somebody stays in the zone on the far pavement for as long as the rule says.
 
-An object counts while at least 30 % of it are in view. What cannot be judged is left out on both sides and counted as
-`unclear`: a stay that is too short to be confirmed, or begins where the object was hidden or out of the picture, and
+An object counts while at least 30 % of it are in view. What cannot be judged is left out on both sides and counted
+as `unclear`: a stay that is too short to be confirmed, or begins where the object was hidden or out of the picture, and
 one within a second of the dwell time. An alert belongs to the true object whose box its own box covers best.
 """
 
