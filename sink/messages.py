@@ -14,7 +14,7 @@ from wire.alerts import Alert, Box, Evidence, FrameSize, Object, rfc3339
 from wire.messages import DetectionRecord
 
 Event = Literal["opened", "updated", "closed"]
-# (camera, incident, event time of its opening in microseconds) to the links of its snapshot and clip, where there are any
+# (camera, incident, event time of its opening in microseconds) to the links of its snapshot and clip, if any
 Links = Callable[[str, str, int], tuple[str | None, str | None]]
 
 

@@ -52,7 +52,8 @@ def line(rule: LineRule, state: LineState, look: Look) -> list[Finding]:
         if rule.direction in ("any", direction) and track.id in counting:
             found.append(
                 Finding(
-                    key=f"track {track.id}",
+                    # With the direction, so that coming back is an incident of its own and not the first one going on.
+                    key=f"track {track.id} {direction}",
                     label=track.label,
                     text=f"{track.label} crossed {rule.line}, {direction}",
                     objects=(track,),

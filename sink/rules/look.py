@@ -15,6 +15,10 @@ from sink.tracks import Track, TrackedFrame
 # that came late. More objects than anybody detects at once.
 MOST_TRACKS = 1000
 
+# Less than a hundredth of a pixel. Who is cut off by the picture's edge stands on it, and shall be in a zone that ends
+# there.
+_INSET = 1e-6
+
 T = TypeVar("T")
 
 
@@ -66,10 +70,14 @@ def matching(rule: BaseRule, frame: TrackedFrame) -> list[Track]:
 
 
 def anchor(rule: BaseRule, track: Track, frame: TrackedFrame) -> Point:
-    """The point of a box that stands for the object, as fractions of the picture."""
+    """The point of a box that stands for the object, as fractions of the picture, and always within it."""
     left, top, right, bottom = track.box
     y = {"bottom_centre": bottom, "centre": (top + bottom) / 2, "top_centre": top}[rule.anchor]
-    return (left + right) / 2 / frame.record.source_width, y / frame.record.source_height
+    return _within((left + right) / 2 / frame.record.source_width), _within(y / frame.record.source_height)
+
+
+def _within(share: float) -> float:
+    return min(max(share, _INSET), 1 - _INSET)
 
 
 def spot(rule: BaseRule, tracks: list[Track], frame: TrackedFrame, scene: SceneSettings) -> list[Spotted]:

@@ -207,6 +207,10 @@ class TestZone:
         entries = seqs(rule, walk(tracked, xs))
         assert all(after - before > 6 for before, after in pairwise(entries))
 
+    def test_who_is_cut_off_by_the_edge_of_the_picture_is_in_a_zone_that_ends_there(self, tracked: Tracked) -> None:
+        frames = [tracked(seq, (1, 0.7, y)) for y in (1.0, 1.02) for seq in range(3)]
+        assert seqs(rule_of("zone"), frames[:3]) == seqs(rule_of("zone"), frames[3:]) == [1, 2]
+
     def test_who_leaves_and_comes_back_comes_in_again(self, tracked: Tracked) -> None:
         rule = rule_of("zone", when="enter")
         assert seqs(rule, walk(tracked, [0.3, 0.6, 0.6] + [0.3] * 5 + [0.6, 0.6])) == [2, 9]
@@ -238,6 +242,10 @@ class TestLine:
         for direction in ("in", "out"):
             one_way = findings(rule_of("line", direction=direction), walk(tracked, xs))
             assert [seq for seq, _ in one_way] == [seq for seq, way in expected if way == direction]
+
+    def test_coming_back_is_another_incident(self, tracked: Tracked) -> None:
+        there, back = findings(rule_of("line"), walk(tracked, [0.4, 0.6, 0.7, 0.4, 0.3]))
+        assert there[1].key != back[1].key
 
     def test_two_objects_on_two_sides_do_not_cross(self, tracked: Tracked) -> None:
         frames = [tracked(seq, (1 + seq % 2, 0.2 + 0.6 * (seq % 2), 0.5)) for seq in range(10)]
