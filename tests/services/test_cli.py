@@ -179,8 +179,12 @@ def alert(seq: int) -> Alert:
     return Alert(
         version=1,
         id=alert_id("door", "any", "cat", "s", seq),
+        incident=alert_id("door", "any", "cat", "s", seq),
+        event="opened",
         camera="door",
         rule="any",
+        text="cat at door",
+        opened_time=rfc3339(1_700_000_000_000_000 + seq * 1_000_000),
         label="cat",
         score=0.9,
         event_time=rfc3339(1_700_000_000_000_000 + seq * 1_000_000),
