@@ -100,6 +100,13 @@ def _folds_back(before: Point, corner: Point, after: Point) -> bool:
     return side(after, before, corner) == 0 and ahead < 0
 
 
+def is_convex(polygon: Sequence[Point]) -> bool:
+    """Whether a simple polygon turns the same way at every corner, and nowhere goes straight on."""
+    count = len(polygon)
+    turns = [side(polygon[(i + 2) % count], polygon[i], polygon[(i + 1) % count]) for i in range(count)]
+    return min(turns) > 0 or max(turns) < 0
+
+
 def area(polygon: Sequence[Point]) -> float:
     """Area of a simple polygon (square units)."""
     twice = sum(a[0] * b[1] - b[0] * a[1] for a, b in zip(polygon, (*polygon[1:], polygon[0]), strict=True))

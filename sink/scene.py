@@ -7,9 +7,9 @@ from itertools import pairwise
 from typing import Annotated
 
 import numpy as np
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from sink.geometry import Point, area, meeting_edges
+from sink.geometry import Point, area, is_convex, meeting_edges
 
 # A share of the picture's width or height. Written so, a zone fits whatever size the camera sends.
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -52,9 +52,12 @@ Polygon = Annotated[list[SharePoint], Field(max_length=MOST_POINTS), AfterValida
 Line = Annotated[list[SharePoint], Field(max_length=MOST_POINTS), AfterValidator(_is_line)]
 
 
-def _is_quad(points: list[MetresPoint]) -> list[MetresPoint]:
-    if meeting_edges(points) is not None:
-        raise ValueError("the quadrilateral meets itself; expected its corners in turn, in the order of `points`")
+def _is_quad(points: list[Point]) -> list[Point]:
+    if meeting_edges(points) is not None or not is_convex(points):
+        raise ValueError(
+            "these four points are no quadrilateral as seen from any camera; expected its corners in turn, "
+            "without a dent, no three of them on one line"
+        )
     return points
 
 
@@ -63,12 +66,17 @@ class GroundSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    points: Annotated[list[SharePoint], Field(min_length=4, max_length=4), AfterValidator(_is_outline)] = Field(
+    points: Annotated[list[SharePoint], Field(min_length=4, max_length=4), AfterValidator(_is_quad)] = Field(
         description="Four points of the picture on the ground, in turn, as [x, y] (fractions of the picture)."
     )
     metres: Annotated[list[MetresPoint], Field(min_length=4, max_length=4), AfterValidator(_is_quad)] = Field(
         description="Where they are on the ground, in the same order, as [x, y] from any origin (metres)."
     )
+
+    @model_validator(mode="after")
+    def _has_a_map(self) -> GroundSettings:
+        homography(tuple(self.points), tuple(self.metres))
+        return self
 
 
 class SceneSettings(BaseModel):
@@ -109,7 +117,7 @@ def homography(points: tuple[Point, ...], metres: tuple[Point, ...]) -> Homograp
     try:
         solved = np.linalg.solve(np.array(rows, dtype=np.float64), np.array(right, dtype=np.float64))
     except np.linalg.LinAlgError as error:
-        raise ValueError("three of the four ground points lie on one line; expected a quadrilateral") from error
+        raise ValueError("no map takes the four points to these places; expected a larger quadrilateral") from error
     h = (*map(float, solved), 1.0)
     sign = 1.0 if h[6] * points[0][0] + h[7] * points[0][1] + 1 > 0 else -1.0
     return tuple(sign * value for value in h)
