@@ -116,7 +116,7 @@ def capacity(url: str, cameras: list[str], objects: int, frames: int) -> None:
     link.close()
     total = frames * len(cameras)
     with sink_process(url, cameras) as process:
-        while unfinished(client, cameras) == total:
+        while not client.keys("sparsecam:lease:*"):  # until then it starts
             time.sleep(0.002)
         began_s, left, cpu = time.monotonic(), unfinished(client, cameras), process.cpu_times()
         while unfinished(client, cameras):

@@ -26,7 +26,6 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 COMMANDS = [
     [],
     *([name] for name in ("up", "run", "check", "alerts", "annotate", "keys", "doctor", "health", "demo", "version")),
-    *(["deadletters", *rest] for rest in ([], ["list"], ["replay"], ["drop"])),
     *(["run", role] for role in ("broker", "ingest", "detector", "sink")),
 ]
 
@@ -180,15 +179,15 @@ def alert(seq: int) -> Alert:
     return Alert(
         version=1,
         id=alert_id("door", "any", "cat", "s", seq),
-        incident="4f",
+        incident=alert_id("door", "any", "cat", "s", seq),
         event="opened",
         camera="door",
         rule="any",
         text="cat at door",
+        opened_time=rfc3339(1_700_000_000_000_000 + seq * 1_000_000),
         label="cat",
         score=0.9,
         event_time=rfc3339(1_700_000_000_000_000 + seq * 1_000_000),
-        opened_time=rfc3339(1_700_000_000_000_000),
         box=Box(1, 2, 3, 4),
         frame=FrameSize(160, 90),
         evidence=Evidence(3, 5),

@@ -51,7 +51,7 @@ def test_a_second_sink_gets_its_share_and_a_leaving_one_gives_it_back(link: Link
 
 
 def test_a_dead_sinks_cameras_are_taken_over_when_its_lease_is_out(link: Link, wait_until: WaitUntil) -> None:
-    dead, heir = Leases(CAMERAS, "dead", 0.3), Leases(CAMERAS, "heir", 0.3)
+    dead, heir = Leases(CAMERAS, "dead", 0.3), Leases(CAMERAS, "heir", 60.0)
     dead.renew(link, 0.0)
     assert heir.renew(link, 0.0).gained == []
     wait_until(lambda: heir.renew(link, 0.0).gained or heir.owned == set(CAMERAS), timeout_s=2)
