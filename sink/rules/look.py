@@ -51,7 +51,7 @@ class Look:
         polygon = self.scene.zones.get(name)
         if polygon is None:
             raise ValueError(f"camera {self.frame.record.camera!r} has no zone {name!r} in its scene")
-        return [one for one in self.objects if inside(one.at, polygon)]
+        return [one for one in self.objects if inside((_within(one.at[0]), _within(one.at[1])), polygon)]
 
 
 def matching(rule: BaseRule, frame: TrackedFrame) -> list[Track]:
@@ -70,10 +70,10 @@ def matching(rule: BaseRule, frame: TrackedFrame) -> list[Track]:
 
 
 def anchor(rule: BaseRule, track: Track, frame: TrackedFrame) -> Point:
-    """The point of a box that stands for the object, as fractions of the picture, and always within it."""
+    """The point of a box that stands for the object, as fractions of the picture."""
     left, top, right, bottom = track.box
     y = {"bottom_centre": bottom, "centre": (top + bottom) / 2, "top_centre": top}[rule.anchor]
-    return _within((left + right) / 2 / frame.record.source_width), _within(y / frame.record.source_height)
+    return (left + right) / 2 / frame.record.source_width, y / frame.record.source_height
 
 
 def _within(share: float) -> float:

@@ -15,7 +15,18 @@ from ingest.sim.rtsp_server import RtspServer
 from wire.alerts import Alert, from_json
 from wire.media import media_path
 
-ANY_BOX = {"box": {"labels": ["bright"], "min_score": 0.4, "confirm_frames": 2, "window_frames": 4, "cooldown_s": 1}}
+# The box passes over and over again, as another object each time: an incident every few seconds.
+SCENE = {"lines": {"middle": [[0.5, 0.0], [0.5, 1.0]]}}
+PASSES = {
+    "box": {
+        "kind": "line",
+        "line": "middle",
+        "labels": ["bright"],
+        "min_score": 0.4,
+        "confirm_frames": 1,
+        "cooldown_s": 0,
+    }
+}
 
 
 def opened(one: Any) -> list[Alert]:
@@ -35,7 +46,8 @@ def test_each_alert_has_its_own_frame_and_a_clip_and_a_lost_folder_costs_no_aler
     media = {"dir": str(folder), "boxes": False, "clips": True, "pre_roll_s": 1, "clip_max_s": 1, "min_free_gb": 0}
     # Keyframes a second apart: the box has moved by 100 pixels between them.
     with RtspServer(FileSource(clip(500))) as server:
-        one = site(cameras={"door": {"source": server.url, "profile": "all"}}, rules=ANY_BOX, media=media)
+        cameras = {"door": {"source": server.url, "profile": "all"}}
+        one = site(cameras=cameras, scenes={"door": SCENE}, rules=PASSES, media=media)
         wait_until(lambda: len(list(folder.rglob("*.mp4"))) >= 4, timeout_s=60)
         alerts = opened(one)
         # Now nothing can be written any more.

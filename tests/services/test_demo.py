@@ -63,7 +63,7 @@ def test_the_reference_model_is_known_by_its_content(sparsecam: Run, folder: Pat
     copy.write_bytes(model.read_bytes())
     done = sparsecam(
         *("demo", "--source", str(video), "--model", str(copy), "--json", "--seconds", "1"),
-        env={"XDG_CACHE_HOME": str(folder)},
+        env={"XDG_CACHE_HOME": str(folder), "SPARSECAM__DETECTOR__ENGINE": "onnxruntime"},
     )
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)
