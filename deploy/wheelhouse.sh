@@ -21,5 +21,5 @@ esac
 
 rm -f "$here"/wheelhouse/*.whl
 # redis-py asks for async-timeout only before Python 3.11.3: this Python may be past that and the base's not (Debian 12: 3.11.2).
-"$python" -m pip wheel --quiet --wheel-dir "$here/wheelhouse" "$here/.." async-timeout
+"$python" -m pip wheel --quiet --wheel-dir "$here/wheelhouse" "$here/..[notify]" async-timeout
 echo "wheelhouse: $(find "$here/wheelhouse" -name '*.whl' | wc -l) wheels for Python $found; to build from the index again, remove them"

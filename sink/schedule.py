@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")  # as datetime.weekday() counts
+DAYS: tuple[Day, ...] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")  # as datetime.weekday() counts
 Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
@@ -37,9 +37,7 @@ class HoursSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    days: list[Day] = Field(
-        default_factory=lambda: list(DAYS), min_length=1, max_length=7, description="Days on which the hours begin."
-    )
+    days: list[Day] = Field(list(DAYS), min_length=1, max_length=7, description="Days on which the hours begin.")
     hours: str = Field(
         "00:00-24:00",
         pattern=r"^([01]\d|2[0-3]):[0-5]\d-(([01]\d|2[0-3]):[0-5]\d|24:00)$",

@@ -28,9 +28,7 @@ class CommonSettings(BaseModel):
         max_length=1000,
         description="Classes whose alerts it gets; empty: all, and those of none.",
     )
-    events: list[Event] = Field(
-        default_factory=lambda: ["opened"], min_length=1, description="Parts of an incident it is told of."
-    )
+    events: list[Event] = Field(["opened"], min_length=1, description="Parts of an incident it is told of.")
     timeout_s: float = Field(10, gt=0, le=300, description="Longest time one attempt may take (seconds).")
     max_attempts: int = Field(
         100, ge=1, le=100_000, description="Attempts after which an alert goes to the dead letters (attempts)."
@@ -115,7 +113,7 @@ class MqttSettings(CommonSettings):
 
     kind: Literal["mqtt"] = Field(description="mqtt: publish on an MQTT broker.")
     events: list[Event] = Field(
-        default_factory=lambda: ["opened", "updated", "closed"],
+        ["opened", "updated", "closed"],
         min_length=1,
         description="Parts of an incident it is told of; a sensor is on from opened to closed.",
     )
