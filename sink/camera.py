@@ -19,7 +19,7 @@ from sink.rules import KINDS, RuleState
 from sink.settings import RuleSettings, SceneSettings
 from sink.tracking import Tracker, TrackerSettings, TrackerState
 from sink.tracks import Finding
-from wire.alerts import Alert
+from wire.alerts import LAST_EVENT_US, Alert
 from wire.messages import DetectionRecord
 
 
@@ -79,3 +79,14 @@ class CameraWork:
     def end(self) -> list[Alert]:
         """Close every incident and tell what the budget kept back: the material is at its end."""
         return self.incidents.end()
+
+
+def plausible(record: DetectionRecord) -> bool:
+    """Whether an alert can be made of it; what a worker of ours writes always is."""
+    return (
+        0 <= record.event_us <= LAST_EVENT_US
+        and record.seq >= 0
+        and record.source_width > 0
+        and record.source_height > 0
+        and record.inference_end_ns >= record.captured_ns
+    )

@@ -16,16 +16,15 @@ from dataclasses import dataclass, field
 import redis
 import structlog
 
-from sink.camera import Plan
+from sink.camera import Plan, plausible
 from sink.delivery import Commit, LeaseLost, load_state, send_commit
 from sink.fence import Fence
 from sink.leases import Leases
 from sink.settings import SinkSettings
 from sink.watched import WatchedCamera
-from wire.alerts import LAST_EVENT_US
 from wire.cameras import read_status, status_of
 from wire.logs import redact
-from wire.messages import DetectionRecord, WireError
+from wire.messages import WireError
 from wire.settings import RedisSettings
 from wire.streams import Entry, Link, Reader, RedisAway, connect, detections_key
 
@@ -290,7 +289,7 @@ class Sink:
 
     def _take(self, entry: Entry, now_s: float) -> None:
         camera, record = self._cameras[entry.camera], entry.record
-        if record is not None and not _plausible(record):
+        if record is not None and not plausible(record):
             self._counts["bad"] += 1
             record = None
         camera.heard_s = now_s
@@ -386,17 +385,6 @@ class Sink:
             link, self._link = self._link, None
         if link is not None:
             link.close()
-
-
-def _plausible(record: DetectionRecord) -> bool:
-    """Whether an alert can be made of it; what a worker of ours writes always is."""
-    return (
-        0 <= record.event_us <= LAST_EVENT_US
-        and record.seq >= 0
-        and record.source_width > 0
-        and record.source_height > 0
-        and record.inference_end_ns >= record.captured_ns
-    )
 
 
 def run_sink(

@@ -11,9 +11,9 @@ from pathlib import Path
 from ingest.sources import parse
 from services.config import Config
 from services.config_errors import nearest
+from sink.camera import plausible
 from sink.reorder import Reorder
 from sink.settings import SinkSettings
-from wire.alerts import LAST_EVENT_US
 from wire.logs import redact
 from wire.messages import DetectionRecord
 from wire.recording import Recorded, read_recording
@@ -93,7 +93,7 @@ def from_recording(
         if cameras and record.camera not in cameras:
             counts.strange[record.camera] = counts.strange.get(record.camera, 0) + 1
             continue
-        if not _plausible(record):
+        if not plausible(record):
             counts.implausible += 1
             continue
         order = orders.get(record.camera)
@@ -105,13 +105,6 @@ def from_recording(
         yield from order.expire(math.inf)
         counts.duplicates += order.counts.duplicates
         counts.gaps += order.counts.gaps
-
-
-def _plausible(record: DetectionRecord) -> bool:
-    """Whether an alert can be made of it; the sink leaves out the same."""
-    stamps_rise = record.inference_end_ns >= record.captured_ns
-    sized = record.source_width > 0 and record.source_height > 0
-    return 0 <= record.event_us <= LAST_EVENT_US and record.seq >= 0 and sized and stamps_rise
 
 
 def _in_order(order: Reorder[DetectionRecord], frame: Recorded) -> Iterator[DetectionRecord]:
