@@ -23,8 +23,8 @@ _SETTINGS = {
 
 def track(frames: list[list[Any]], fps: float, min_iou: float) -> list[list[Any]]:
     """Boxes with ids, frame by frame."""
-    import supervision as sv  # type: ignore[import-not-found,unused-ignore]
-    from trackers import ByteTrackTracker  # type: ignore[import-not-found,unused-ignore]
+    import supervision as sv  # type: ignore[import-not-found,unused-ignore]  # in an environment of its own
+    from trackers import ByteTrackTracker  # type: ignore[import-not-found,unused-ignore]  # in an environment of its own
 
     labels = sorted({one[0] for frame in frames for one in frame})
     of_label = {label: ByteTrackTracker(frame_rate=fps, minimum_iou_threshold=min_iou, **_SETTINGS) for label in labels}

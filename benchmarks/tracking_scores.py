@@ -17,7 +17,7 @@ import numpy as np
 def scores(sequences: list[list[dict[str, Any]]]) -> dict[str, float]:
     """All sequences scored as one data set, as TrackEval does (COMBINED)."""
     with contextlib.redirect_stdout(sys.stderr):  # it prints what it does
-        from trackeval.metrics import CLEAR, HOTA, Identity  # type: ignore[import-not-found,unused-ignore]
+        from trackeval.metrics import CLEAR, HOTA, Identity  # type: ignore[import-not-found,unused-ignore]  # in an environment of its own
 
         found: dict[str, Any] = {}
         for metric in (HOTA(), CLEAR({"PRINT_CONFIG": False}), Identity({"PRINT_CONFIG": False})):

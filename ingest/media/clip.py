@@ -63,7 +63,8 @@ class ClipWriter:
             self._leading = self._last_dts is None
             if self._leading:
                 self._first_pts = packet.pts
-        return self._leading and None not in (packet.pts, self._first_pts) and packet.pts < self._first_pts  # type: ignore[operator]  # neither is None
+        first_pts = self._first_pts
+        return self._leading and packet.pts is not None and first_pts is not None and packet.pts < first_pts
 
     def _copy(self, kept: Kept) -> Packet:  # type: ignore[type-arg]  # of no stream yet
         """A packet of the clip. The ring's own are used by others, and muxing changes a packet's times and stream."""

@@ -93,7 +93,7 @@ class LoopbackLink:
 
     def camera(self, name: str, lossless: bool) -> CameraPort:
         if name not in self.ports:
-            self.ports[name] = CameraPort(self, name, lossless, 4, None)  # type: ignore[arg-type]
+            self.ports[name] = CameraPort(self, name, lossless, 4, None)  # type: ignore[arg-type]  # this link is enough of one
         return self.ports[name]
 
     def transmit(self, message: bytes, pixels: np.ndarray) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -73,9 +74,9 @@ def test_no_folder_is_an_empty_one(tmp_path: Path) -> None:
     max_bytes=st.integers(0, 500),
 )
 def test_whatever_is_there_is_within_bounds_afterwards(
-    tmp_path_factory: object, ages_s: list[float], sizes: list[int], max_bytes: int
+    tmp_path_factory: pytest.TempPathFactory, ages_s: list[float], sizes: list[int], max_bytes: int
 ) -> None:
-    folder = tmp_path_factory.mktemp("m")  # type: ignore[attr-defined]
+    folder = tmp_path_factory.mktemp("m")
     files = [put(folder, f"c/2026-01-01/{n}.jpg", age_s, sizes[n]) for n, age_s in enumerate(ages_s)]
     swept = sweep(folder, 14 * DAY_S, max_bytes, NOW_S)
     left = [age_s for age_s, file in zip(ages_s, files, strict=True) if file.exists()]

@@ -12,15 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
 import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sink.outputs import lease as lease_module
 from sink.outputs.deadletters import count_deadletters, deadletters, deadletters_key, drop_deadletters
 from sink.outputs.delivery import DeliveryError, Failed, Refused, Unreachable
-from sink.outputs.lease import Lease
 from sink.outputs.runner import HELD_MOST, OutputRunner
 from sink.outputs.settings import WebhookSettings
 from sink.outputs.webhook import Webhook
@@ -412,89 +409,25 @@ def test_whatever_fails_each_alert_is_delivered_or_put_aside(
     assert pending(valkey.url, "a") == 0
 
 
-class TestLease:
-    @pytest.fixture(autouse=True)
-    def quick(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(lease_module, "RENEW_EVERY_S", 0.1)
-        monkeypatch.setattr(lease_module, "MARGIN_S", 0.1)
-
-    @pytest.fixture
-    def begin(self) -> Any:
-        begun: list[tuple[threading.Event, threading.Thread]] = []
-
-        def start(url: str, lease_s: float = 0.6) -> tuple[Lease, Callable[[], None]]:
-            lease = Lease(lambda: connect(RedisSettings(url=url, timeout_s=0.3)), lease_s)
-            stop = threading.Event()
-            thread = threading.Thread(target=lease.run, args=(stop,))
-            thread.start()
-            begun.append((stop, thread))
-
-            def end() -> None:
-                stop.set()
-                thread.join(5)
-
-            return lease, end
-
-        yield start
-        for stop, thread in begun:
-            stop.set()
-            thread.join(5)
-
-    def test_is_held_by_one_and_passed_on_at_once(self, valkey: EmbeddedValkey, begin: Any, wait_until: Any) -> None:
-        first, end_first = begin(valkey.url, 5.0)
-        wait_until(first.held)
-        second, _ = begin(valkey.url, 5.0)
+def test_without_the_lease_nothing_is_delivered_and_with_it_what_waited_is(
+    valkey: EmbeddedValkey, publish: Any, make_alert: Any, wait_until: Any
+) -> None:
+    ours = threading.Event()
+    ours.set()
+    output = Scripted()
+    runner = OutputRunner("a", webhook("http://h"), output, lambda: connect(RedisSettings(url=valkey.url)), ours.is_set)
+    stop = threading.Event()
+    thread = threading.Thread(target=runner.run, args=(stop,))
+    thread.start()
+    try:
+        wait_until(lambda: runner._link is not None)
+        ours.clear()
+        wait_until(lambda: runner._link is None)
+        publish(valkey.url, make_alert(1))
         time.sleep(0.3)
-        assert first.held() and not second.held()
-        end_first()
-        wait_until(second.held, 1.0)
-        assert not first.held()
-
-    def test_of_a_process_cut_off_ends_before_another_takes_over(
-        self, own_valkey: EmbeddedValkey, begin: Any, wait_until: Any
-    ) -> None:
-        first, _ = begin(own_valkey.url)
-        wait_until(first.held)
-        assert own_valkey.pid is not None
-        os.kill(own_valkey.pid, signal.SIGSTOP)
-        try:
-            wait_until(lambda: not first.held(), 2.0)
-        finally:
-            os.kill(own_valkey.pid, signal.SIGCONT)
-        wait_until(first.held)
-
-    def test_survives_a_restart_of_redis(self, own_valkey: EmbeddedValkey, begin: Any, wait_until: Any) -> None:
-        first, _ = begin(own_valkey.url)
-        wait_until(first.held)
-        own_valkey.stop()
-        own_valkey.start()
-        wait_until(first.held)
-        with redis.Redis.from_url(own_valkey.url) as client:
-            client.flushall()
-        wait_until(lambda: redis.Redis.from_url(own_valkey.url).exists(lease_module.OWNER_KEY))
-        wait_until(first.held)
-
-    def test_without_it_nothing_is_delivered_and_with_it_what_waited_is(
-        self, valkey: EmbeddedValkey, publish: Any, make_alert: Any, wait_until: Any
-    ) -> None:
-        ours = threading.Event()
+        assert output.taken == []
         ours.set()
-        output = Scripted()
-        runner = OutputRunner(
-            "a", webhook("http://h"), output, lambda: connect(RedisSettings(url=valkey.url)), ours.is_set
-        )
-        stop = threading.Event()
-        thread = threading.Thread(target=runner.run, args=(stop,))
-        thread.start()
-        try:
-            wait_until(lambda: runner._link is not None)
-            ours.clear()
-            wait_until(lambda: runner._link is None)
-            publish(valkey.url, make_alert(1))
-            time.sleep(0.3)
-            assert output.taken == []
-            ours.set()
-            wait_until(lambda: output.seqs == [1])
-        finally:
-            stop.set()
-            thread.join(5)
+        wait_until(lambda: output.seqs == [1])
+    finally:
+        stop.set()
+        thread.join(5)
