@@ -9,3 +9,7 @@ class TrainerError(Exception):
 
 class CheckpointError(TrainerError):
     """The file is no checkpoint of a network this room builds, or holds what may not be loaded."""
+
+
+class DataError(TrainerError):
+    """A data set cannot be used as it is: its data.yaml, a picture or a label."""
