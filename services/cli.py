@@ -15,7 +15,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from services import cli_bench, cli_deadletters, cli_models, cli_replay, cli_run
+from services import cli_bench, cli_deadletters, cli_models, cli_replay, cli_run, cli_train
 from services.cli_options import (
     ConfigOption,
     FormatOption,
@@ -277,6 +277,7 @@ cli_deadletters.register(app, _in_words)
 cli_bench.register(app, _in_words)
 cli_models.register(app, _in_words)
 cli_replay.register(app, _in_words)
+cli_train.register(app, _in_words)
 
 
 def main() -> None:

@@ -13,3 +13,7 @@ class CheckpointError(TrainerError):
 
 class DataError(TrainerError):
     """A data set cannot be used as it is: its data.yaml, a picture or a label."""
+
+
+class OutOfMemory(TrainerError):
+    """The training wants more memory than there is; a smaller batch would do with less."""

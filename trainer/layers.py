@@ -23,8 +23,10 @@ class Hardswish(nn.Module):
     """x * clamp(x + 3, 0, 6) / 6: exported as Add-Clip-Mul-Div, the form DeepSparse runs fastest by far."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """As above, element by element."""
-        return x * (x + 3).clamp(0, 6) / 6
+        """As above, element by element; but for exports PyTorch's own, which trains YOLOv5n in 0.7 of the time."""
+        if torch.onnx.is_in_onnx_export():
+            return x * (x + 3).clamp(0, 6) / 6
+        return nn.functional.hardswish(x)
 
 
 _ACTIVATIONS: dict[Activation, type[nn.Module]] = {"silu": nn.SiLU, "hardswish": Hardswish}
@@ -143,8 +145,10 @@ class Detect(nn.Module):
         objectness and class scores 0..1; a level's rows anchor by anchor, each line by line.
         """
         raw = [self._raw(conv(level)) for conv, level in zip(self.m, levels, strict=True)]
-        if self.training:
-            return raw
+        return raw if self.training else self.decode(raw)
+
+    def decode(self, raw: Sequence[Tensor]) -> Tensor:
+        """The decoded rows of raw outputs, both as `forward` gives them."""
         return torch.cat([self._decoded(number, level) for number, level in enumerate(raw)], 1)
 
     def _raw(self, output: Tensor) -> Tensor:

@@ -1,0 +1,70 @@
+"""Hyperparameters of training: names, meanings and defaults as YOLOv5's users know them from its `hyp` files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from trainer.errors import TrainerError
+
+_SIZE_LIMIT = 1 << 20  # bytes of a hyp file: thirty numbers, generously
+
+
+class Hyp(BaseModel):
+    """Defaults are those published for training from random weights on COCO ("scratch-low"), at batch 64."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    lr0: float = Field(0.01, gt=0, le=10, description="Learning rate after the warm-up, for SGD at batch 64.")
+    lrf: float = Field(0.01, gt=0, le=1, description="Last learning rate, as a share of lr0.")
+    momentum: float = Field(0.937, ge=0, lt=1, description="Momentum of SGD, beta1 of Adam.")
+    weight_decay: float = Field(0.0005, ge=0, le=1, description="L2 on the weights of convolutions, at batch 64.")
+    warmup_epochs: float = Field(3.0, ge=0, le=100, description="Epochs of warm-up; a fraction may be given.")
+    warmup_momentum: float = Field(0.8, ge=0, lt=1, description="Momentum at the first step.")
+    warmup_bias_lr: float = Field(0.1, ge=0, le=10, description="Learning rate of the biases at the first step.")
+    nominal_batch: int = Field(
+        64, ge=1, le=4096, description="Gradients of smaller batches are summed up to about this many pictures a step."
+    )
+    box: float = Field(0.05, gt=0, le=10, description="Gain of the box loss.")
+    cls: float = Field(0.5, ge=0, le=10, description="Gain of the class loss, scaled with the number of classes.")
+    cls_pw: float = Field(1.0, gt=0, le=100, description="Weight of positives in the class loss.")
+    obj: float = Field(1.0, gt=0, le=10, description="Gain of the objectness loss, scaled with the picture's area.")
+    obj_pw: float = Field(1.0, gt=0, le=100, description="Weight of positives in the objectness loss.")
+    anchor_t: float = Field(4.0, gt=1, le=20, description="Boxes up to this many times an anchor's side belong to it.")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="Share by which class targets move off 0 and 1.")
+    hsv_h: float = Field(0.015, ge=0, le=1, description="Hue changes by up to this share.")
+    hsv_s: float = Field(0.7, ge=0, le=1, description="Saturation changes by up to this share.")
+    hsv_v: float = Field(0.4, ge=0, le=1, description="Brightness changes by up to this share.")
+    degrees: float = Field(0.0, ge=0, le=180, description="Rotation of up to +-degrees.")
+    translate: float = Field(0.1, ge=0, le=0.9, description="Shift of up to +-this share of the side.")
+    scale: float = Field(0.5, ge=0, lt=1, description="Scale of 1 +-up to this.")
+    shear: float = Field(0.0, ge=0, le=90, description="Shear of up to +-degrees.")
+    perspective: float = Field(0.0, ge=0, le=0.001, description="Perspective, as a factor a pixel.")
+    flipud: float = Field(0.0, ge=0, le=1, description="Probability of a flip upside down.")
+    fliplr: float = Field(0.5, ge=0, le=1, description="Probability of a flip left to right.")
+    mosaic: float = Field(1.0, ge=0, le=1, description="Probability of four pictures in one.")
+    close_mosaic: int = Field(
+        0, ge=0, le=100_000, description="Last epochs without mosaic and mixup, to end on pictures as they are in use."
+    )
+    mixup: float = Field(0.0, ge=0, le=1, description="Probability of blending two mosaics.")
+
+
+def read_hyp(path: Path | None) -> Hyp:
+    """The file's values over the defaults; raises TrainerError naming the file and each bad line's field."""
+    if path is None:
+        return Hyp.model_validate({})
+    try:
+        if path.stat().st_size > _SIZE_LIMIT:
+            raise TrainerError(f"{path}: larger than {_SIZE_LIMIT} bytes; expected a YAML file of hyperparameters")
+        values = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise TrainerError(f"{path}: cannot be read as YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise TrainerError(f"{path}: expected a mapping such as `lr0: 0.01`, found {type(values).__name__}")
+    try:
+        return Hyp.model_validate(values)
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, it['loc']))}: {it['msg']}" for it in error.errors())
+        raise TrainerError(f"{path}: {faults}. Known: {', '.join(Hyp.model_fields)}") from error

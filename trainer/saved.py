@@ -1,0 +1,71 @@
+"""What a training leaves behind at the end of an epoch, and takes up again: plain data and tensors in one file."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trainer.errors import CheckpointError
+from trainer.unpickle import unpickle
+
+VERSION = 1  # of the layout below
+
+
+@dataclass
+class Progress:
+    """How far a training is."""
+
+    epoch: int = 0  # epochs finished
+    best_fitness: float = -1.0
+    best_epoch: int = -1  # counted from 0; -1: none yet
+    ema_steps: int = 0
+    batch_size: int = 0  # may be smaller than asked for, see --auto-batch
+
+
+@dataclass(frozen=True)
+class Saved:
+    """One checkpoint of ours. `optimizer` and `network` are None in a file made for use, not for going on."""
+
+    ema: dict[str, Tensor]
+    network: dict[str, Tensor] | None
+    optimizer: dict[str, Any] | None
+    progress: Progress
+    facts: dict[str, Any]  # names, activation, image_size, recipe, recipe_epoch, train: as `read_checkpoint` wants them
+
+
+def write_saved(path: Path, saved: Saved) -> None:
+    """Write whole or not at all, so that a killed training finds its last epoch."""
+    data = {
+        "sparsecam": VERSION,
+        "ema": saved.ema,
+        "model": saved.network,
+        "optimizer": saved.optimizer,
+        "progress": asdict(saved.progress),
+        **saved.facts,
+    }
+    unfinished = path.with_suffix(".unfinished")
+    with unfinished.open("wb") as file:
+        torch.save(data, file)
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.replace(path)
+
+
+def read_saved(path: Path) -> Saved:
+    """Read what `write_saved` wrote, for going on; raises CheckpointError."""
+    try:
+        data = unpickle(path.read_bytes(), path.name)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+    if not isinstance(data, dict) or data.get("sparsecam") != VERSION:
+        raise CheckpointError(f"{path}: no checkpoint of a training of ours; to start from its weights give --weights")
+    if not isinstance(data.get("optimizer"), dict) or not isinstance(data.get("model"), dict):
+        raise CheckpointError(f"{path}: holds no optimizer, so nothing to go on with; --resume wants weights/last.pt")
+    known = ("sparsecam", "ema", "model", "optimizer", "progress")
+    facts = {key: value for key, value in data.items() if key not in known}
+    return Saved(data["ema"], data["model"], data["optimizer"], Progress(**data["progress"]), facts)

@@ -1,0 +1,213 @@
+"""From settings, or from a run to go on with, to a `Job` that is ready to train."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from pydantic import ValidationError
+from torch import nn
+from torch.optim import Optimizer
+
+from trainer import anchors
+from trainer.data.config import DataConfig, digest, read_data
+from trainer.data.dataset import TrainSet, ValSet
+from trainer.data.pictures import CACHE_BYTES, Pictures, open_pictures
+from trainer.device import Place, find_place
+from trainer.ema import Ema
+from trainer.errors import CheckpointError
+from trainer.folder import RunFolder, find_folder, new_folder
+from trainer.hyp import Hyp, read_hyp
+from trainer.layers import Activation
+from trainer.loss import Loss
+from trainer.model import YoloV5
+from trainer.network import head_of, set_anchors, start_network
+from trainer.optimizer import Schedule, accumulate, make_optimizer
+from trainer.outputs import Outputs
+from trainer.run import Run
+from trainer.saved import Progress, Saved, read_saved
+from trainer.settings import TrainSettings
+from trainer.train import Job
+
+if TYPE_CHECKING:
+    from trainer.sparsify import Sparsifier
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """What a new training and a resumed one have both found before the rest can be made."""
+
+    settings: TrainSettings
+    hyp: Hyp
+    recipe: str | None
+    folder: RunFolder
+    saved: Saved | None
+
+
+def prepare_new(settings: TrainSettings, say: Say) -> Job:
+    """A training from its first epoch, in a folder of its own; raises TrainerError."""
+    recipe = _recipe(settings)
+    hyp = read_hyp(settings.hyp)
+    place = find_place(settings.device, settings.precision)
+    config = read_data(settings.data)  # before a folder is made for nothing
+    folder = new_folder(settings, hyp) if place.first else RunFolder(settings.project / settings.name)
+    return _prepare(_Begun(settings, hyp, recipe, folder, None), place, config, say)
+
+
+def prepare_resumed(path: Path, say: Say, *, batch_size: int | None = None) -> Job:
+    """Go on with the run in a folder, where its last epoch ended; raises TrainerError."""
+    folder = find_folder(path)
+    saved = read_saved(folder.last)
+    try:
+        settings = TrainSettings.model_validate(saved.facts["train"])
+        hyp = Hyp.model_validate(saved.facts["hyp"])
+    except (KeyError, ValidationError) as error:
+        raise CheckpointError(f"{folder.last}: its settings cannot be read: {error}") from error
+    if batch_size is not None:
+        saved.progress.batch_size = batch_size
+    place = find_place(settings.device, settings.precision)
+    say(f"going on with {folder.path} after epoch {saved.progress.epoch - 1}")
+    return _prepare(
+        _Begun(settings, hyp, saved.facts.get("recipe"), folder, saved), place, read_data(settings.data), say
+    )
+
+
+def _prepare(begun: _Begun, place: Place, config: DataConfig, say: Say) -> Job:
+    settings, hyp, saved = begun.settings, begun.hyp, begun.saved
+    train_pictures = _pictures(config, "train", settings)
+    val_pictures = _pictures(config, "val", settings) if place.first else None
+    network, activation, size, source = start_network(settings, len(config.names))
+    if saved is None and source is not None:
+        say(f"weights of {source.name}")
+    if saved is None:
+        _suit_anchors(network, train_pictures, hyp, settings, say)
+    progress = saved.progress if saved else Progress(batch_size=settings.batch_size)
+    network.to(place.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
+    for number in range(settings.freeze):
+        network.model[number].requires_grad_(False)
+    train_set = TrainSet(train_pictures, hyp, settings.img, settings.seed)
+    batches = math.ceil(math.ceil(len(train_set) / place.world) / progress.batch_size)
+    run = _run(network, begun, progress, place, batches)
+    facts = _facts(begun, config, activation, size)
+    outputs = Outputs(begun.folder, settings, config.names, active=place.first)
+    if saved is None:
+        outputs.data(train_pictures)
+    val_set = ValSet(val_pictures, batch_size=progress.batch_size) if val_pictures is not None else None
+    return Job(settings, config.names, run, train_set, val_set, begun.folder, facts, outputs)
+
+
+def _pictures(config: DataConfig, split: str, settings: TrainSettings) -> Pictures:
+    paths = config.train if split == "train" else config.val
+    limit = CACHE_BYTES if settings.cache else 0
+    return open_pictures(paths, len(config.names), settings.img, training=split == "train", cache_bytes=limit)
+
+
+def _suit_anchors(network: YoloV5, pictures: Pictures, hyp: Hyp, settings: TrainSettings, say: Say) -> None:
+    """Make anchors anew where too few of the boxes are within reach of those there are."""
+    head = head_of(network)
+    strides = torch.tensor(head.strides).view(-1, 1, 1)
+    present = (head.anchors * strides).numpy().astype(np.float64)
+    sizes = np.concatenate([_box_sizes(pictures, index) for index in range(len(pictures))])
+    before = anchors.recall(sizes, present.reshape(-1, 2), hyp.anchor_t)
+    if before >= anchors.ENOUGH or not len(sizes):
+        say(f"anchors suit {before:.3f} of {len(sizes)} boxes")
+        return
+    try:
+        made = anchors.make_anchors(sizes, present.shape[0] * present.shape[1], hyp.anchor_t, settings.seed)
+    except ValueError as error:
+        say(f"anchors suit {before:.3f} of the boxes; kept, since {error}")
+        return
+    after = anchors.recall(sizes, made, hyp.anchor_t)
+    if after > before:
+        set_anchors(network, torch.from_numpy(made).float().view(*present.shape))
+        say(f"anchors suited {before:.3f} of {len(sizes)} boxes, new ones {after:.3f}")
+
+
+def _box_sizes(pictures: Pictures, index: int) -> anchors.Sizes:
+    height, width = pictures.original_size(index)
+    scale = pictures.img_size / max(height, width)
+    sizes: anchors.Sizes = pictures.labels[index][:, 3:5].astype(np.float64) * (width * scale, height * scale)
+    return sizes
+
+
+def _recipe(settings: TrainSettings) -> str | None:
+    if not settings.recipe:
+        return None
+    from trainer.recipes import read_recipe
+
+    return read_recipe(settings.recipe, **settings.recipe_args)
+
+
+def _run(network: YoloV5, begun: _Begun, progress: Progress, place: Place, batches: int) -> Run:
+    settings, hyp = begun.settings, begun.hyp
+    if begun.saved is not None:
+        _rebuild(network, begun)
+    optimizer = make_optimizer(network, settings.optimizer, hyp, progress.batch_size * place.world)
+    if begun.saved is not None:
+        optimizer.load_state_dict(begun.saved.optimizer or {})
+    sparsifier, epochs = _sparsifier(network, optimizer, begun, progress, batches)
+    ema = Ema(network, progress.ema_steps)
+    if begun.saved is not None:
+        ema.network.load_state_dict(begun.saved.ema)
+    scaler = torch.amp.GradScaler(place.device.type, enabled=place.dtype is torch.float16)
+    schedule = Schedule(hyp, epochs, batches, progress.batch_size * place.world, cosine=not settings.linear_lr)
+    loss = Loss(head_of(network), hyp, classes_of(network), settings.img)
+    final = sparsifier.optimizer if sparsifier else optimizer
+    return Run(network, place, hyp, final, schedule, loss, sparsifier, progress, ema, scaler)
+
+
+def _sparsifier(
+    network: YoloV5, optimizer: Optimizer, begun: _Begun, progress: Progress, batches: int
+) -> tuple[Sparsifier | None, int]:
+    """(what applies the recipe, epochs of the training)."""
+    if begun.recipe is None:
+        return None, begun.settings.epochs
+    from trainer.sparsify import Sparsifier
+
+    steps = math.ceil(batches / accumulate(begun.hyp, progress.batch_size))
+    sparsifier = Sparsifier(begun.recipe, network, optimizer, steps_per_epoch=steps, epoch=progress.epoch)
+    return sparsifier, sparsifier.epochs
+
+
+def _rebuild(network: YoloV5, begun: _Begun) -> None:
+    """The layers and weights of the epoch that ended last."""
+    saved = begun.saved
+    assert saved is not None and saved.network is not None
+    if begun.recipe is not None:
+        from trainer.sparsify import apply_structure
+
+        apply_structure(network, begun.recipe, saved.progress.epoch)
+    try:
+        network.load_state_dict(saved.network)
+    except RuntimeError as error:
+        raise CheckpointError(f"{begun.folder.last}: its weights do not fit its settings: {error}") from error
+
+
+def _facts(begun: _Begun, config: DataConfig, activation: Activation, size: str) -> dict[str, Any]:
+    """What a checkpoint says of itself beside its weights; plain types, for the safe unpickler."""
+    settings = begun.settings
+    return {
+        "names": dict(enumerate(config.names)),
+        "activation": activation,
+        "size": size,
+        "image_size": [settings.img, settings.img],
+        "recipe": begun.recipe,
+        "dataset": digest(config),
+        "train": settings.model_dump(mode="json"),
+        "hyp": begun.hyp.model_dump(mode="json"),
+    }
+
+
+def classes_of(network: YoloV5) -> int:
+    """Classes of a network's head."""
+    head = head_of(network)
+    first = head.m[0]
+    assert isinstance(first, nn.Conv2d)
+    return first.out_channels // head.anchors.shape[1] - 5
