@@ -41,8 +41,8 @@ class Trials:
     settings: DetectorSettings
     num_cores: int
 
-    def at(self, engine: str, batch: int, height: int, width: int) -> Verdict:
-        """Whether the engine runs the model at this shape (pixels)."""
+    def at(self, engine: str, batch: int, height: int, width: int, beat_ms: float | None = None) -> Verdict:
+        """Whether the engine runs the model at this shape (pixels); `beat_ms` as for `try_model`."""
         names = self.settings.labels if self.settings.labels is not None else self.model.labels
         return try_model(
             self.model,
@@ -54,11 +54,12 @@ class Trials:
             classes=len(names) if names else None,
             timeout_s=self.settings.trial_timeout_s,
             cache_dir=self.settings.cache_dir,
+            beat_ms=beat_ms,
         )
 
-    def at_some_batch(self, engine: str, height: int, width: int) -> Verdict:
+    def at_some_batch(self, engine: str, height: int, width: int, beat_ms: float | None = None) -> Verdict:
         """With one picture at a time, else (where the graph insists) with the batch it was exported with."""
-        single = self.at(engine, 1, height, width)
+        single = self.at(engine, 1, height, width, beat_ms)
         if single.accepted or self.model.batch in (None, 1):
             return single
         own = self.at(engine, self.model.batch, height, width)
@@ -106,7 +107,8 @@ def choose(trials: Trials) -> Choice:
     verdicts: dict[str, Verdict] = {}
     refusals: dict[str, str] = {}
     for engine in wanted:
-        verdict = verdicts[engine] = trials.at_some_batch(engine, height, width)
+        beat_ms = min((it.best_ms for it in verdicts.values() if it.accepted), default=None)
+        verdict = verdicts[engine] = trials.at_some_batch(engine, height, width, beat_ms)
         if verdict.unknown_head:  # to every engine alike
             raise HeadError(f"{model.name}: {verdict.reason}")
         if not verdict.accepted:

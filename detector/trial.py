@@ -41,6 +41,8 @@ _TIMED_RUNS = 100
 _FEWEST_RUNS = 5
 # Raw heads may take this much longer than the decoded output: reading them is cheaper, and measurements waver.
 _RAW_COST = 1.03
+# Raw heads spare an engine a tenth of its time: one this much slower than another cannot overtake it so.
+_RAW_HOPE = 1.5
 _TAIL_BYTES = 16_384  # of standard error: holds DeepSparse's longest report of an assertion
 
 
@@ -54,6 +56,7 @@ class TrialRequest(Struct, frozen=True):
     width: int
     classes: int | None  # class names known beforehand
     parent: int  # process id
+    beat_ms: float | None = None  # what another engine takes; one that is slower by far need not show its raw heads
 
 
 class Verdict(Struct, frozen=True):
@@ -73,6 +76,7 @@ class Verdict(Struct, frozen=True):
     raw_because: str = ""  # why so, or why not
     ms: float = 0.0  # median inference in the child, of the form to be used, on `num_cores` cores
     best_ms: float = 0.0  # the quickest, which a busy machine moves least: engines are compared by it
+    raw_skipped: bool = False  # raw heads were not tried, as the engine is too slow beside another
     lasting: bool = True  # whether the same trial would end the same way; a time-out or a kill might not
 
 
@@ -87,16 +91,20 @@ def try_model(
     classes: int | None,
     timeout_s: float,
     cache_dir: Path | None,
+    beat_ms: float | None = None,
 ) -> Verdict:
-    """Whether `engine` runs `model` at this input shape (pixels), from the cache or from a child process."""
-    request = TrialRequest(engine, num_cores, batch, height, width, classes, os.getpid())
+    """Whether `engine` runs `model` at this input shape (pixels), from the cache or from a child process.
+
+    `beat_ms`: the time of another engine; one that is slower by far is not tried on its raw heads, which takes seconds.
+    """
+    request = TrialRequest(engine, num_cores, batch, height, width, classes, os.getpid(), beat_ms)
     key = verdicts.key(model.sha256, engine, installed().get(engine, ""), num_cores, batch, height, width, classes)
-    known = verdicts.read(cache_dir, key, Verdict)
+    known = _known(cache_dir, key, beat_ms)
     if known is not None:
         return known
     # Workers start together: one tries and the others read its verdict, so that all choose the same engine.
     with verdicts.alone(cache_dir):
-        known = verdicts.read(cache_dir, key, Verdict)
+        known = _known(cache_dir, key, beat_ms)
         if known is not None:
             return known
         log.info("trying the model in a child process", model=model.name, engine=engine, height=height, width=width)
@@ -104,6 +112,12 @@ def try_model(
         if verdict.lasting:
             verdicts.write(cache_dir, key, verdict)
     return verdict
+
+
+def _known(cache_dir: Path | None, key: str, beat_ms: float | None) -> Verdict | None:
+    """The kept verdict, where it answers this question: one without raw heads does not for an engine alone."""
+    known = verdicts.read(cache_dir, key, Verdict)
+    return None if known is not None and known.raw_skipped and beat_ms is None else known
 
 
 def _run_child(model: Model, request: TrialRequest, timeout_s: float) -> Verdict:
@@ -195,6 +209,8 @@ def judge(model: Model, data: bytes, request: TrialRequest, tell: Callable[[Verd
         ms=_median(times_ms),
         best_ms=times_ms[0],
     )
+    if verdict.accepted and request.beat_ms is not None and verdict.best_ms > _RAW_HOPE * request.beat_ms:
+        return tell(msgspec.structs.replace(verdict, raw_skipped=True, raw_because="another engine is faster by far"))
     tell(verdict)
     if verdict.accepted:
         tell(_with_raw_heads(verdict, model, request, engine, head))

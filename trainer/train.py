@@ -99,6 +99,7 @@ def train(job: Job, postprocess: Postprocess, watch: Watcher) -> Outcome:
                     postprocess,
                     loss=run.loss,
                     device=place.device,
+                    show=job.outputs.validated,
                 )
             row = _row(run, epoch, losses, judged, time.monotonic() - began_s)
             _keep(job, row, judged, epoch)
@@ -107,7 +108,7 @@ def train(job: Job, postprocess: Postprocess, watch: Watcher) -> Outcome:
             watch.say(f"no better epoch than {run.progress.best_epoch} in {settings.patience}: stopped")
             break
     if place.first:
-        job.outputs.finished(judged.scores if judged else None)
+        job.outputs.finished()
     return Outcome(job.folder.best, run.progress.best_epoch, run.progress.best_fitness, run.progress.epoch)
 
 
@@ -124,9 +125,11 @@ def _keep(job: Job, row: dict[str, float], judged: Validated | None, epoch: int)
     job.outputs.epoch(row)
     if judged is not None and _counts(run, epoch):
         fitness = judged.scores.fitness
-        if fitness > progress.best_fitness:
+        better = fitness > progress.best_fitness
+        if better:
             progress.best_fitness, progress.best_epoch = fitness, epoch
             write_saved(job.folder.best, run.saved(job.facts, whole=False))
+        job.outputs.scored(judged.scores, best=better)
     write_saved(job.folder.last, run.saved(job.facts, whole=True))
 
 

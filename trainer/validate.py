@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,8 +35,12 @@ def validate(
     *,
     loss: Loss | None = None,
     device: torch.device,
+    show: Callable[[ValBatch, Sequence[Found]], None] = lambda _batch, _found: None,
 ) -> Validated:
-    """Detect on every picture, in fp32 and in eval mode; boxes are compared in pixels of the source pictures."""
+    """Detect on every picture, in fp32 and in eval mode; boxes are compared in pixels of the source pictures.
+
+    `show` gets each batch and what was found in it, in the batch's own pixels.
+    """
     head, was_training = head_of(network), network.training
     network.eval()
     truths: list[Truth] = []
@@ -52,9 +56,10 @@ def validate(
                 rows = head.decode([level.float() for level in raw]).cpu().numpy()
                 if loss is not None:
                     parts.append(loss(raw, batch.targets.to(device))[1].cpu())
-            for each, placed in zip(rows, batch.placed, strict=True):
+            seen = [postprocess(each) for each in rows]
+            show(batch, seen)
+            for found, placed in zip(seen, batch.placed, strict=True):
                 truths.append(Truth(placed.boxes, placed.classes))
-                found = postprocess(each)
                 boxes = placed.to_original(found.boxes.astype(np.float32))
                 founds.append(Found(boxes, found.classes, found.scores))
     finally:

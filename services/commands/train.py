@@ -45,7 +45,8 @@ class Shown:
     """The progress: a bar where there is a terminal, and a line an epoch."""
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True)
+        # Under torchrun the first process speaks for all.
+        self._console = Console(stderr=True, quiet=os.environ.get("RANK", "0") != "0")
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         self._bar = Progress(*columns, console=self._console, transient=True, disable=not self._console.is_terminal)
         self._task: TaskID | None = None

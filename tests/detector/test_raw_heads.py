@@ -38,15 +38,15 @@ ANCHORS = [[(10, 13), (16, 30), (33, 23)], [(30, 61), (62, 45), (59, 119)], [(11
 class Decoded(Trials):
     """Trials after which the decoded output is used."""
 
-    def at(self, engine: str, batch: int, height: int, width: int) -> Verdict:
-        return msgspec.structs.replace(super().at(engine, batch, height, width), raw=None)
+    def at(self, engine: str, batch: int, height: int, width: int, beat_ms: float | None = None) -> Verdict:
+        return msgspec.structs.replace(super().at(engine, batch, height, width, beat_ms), raw=None)
 
 
 class Raw(Trials):
     """Raw heads also where they took longer in the trial: here they must be right, and the machine may be busy."""
 
-    def at(self, engine: str, batch: int, height: int, width: int) -> Verdict:
-        verdict = super().at(engine, batch, height, width)
+    def at(self, engine: str, batch: int, height: int, width: int, beat_ms: float | None = None) -> Verdict:
+        verdict = super().at(engine, batch, height, width, beat_ms)
         if verdict.raw is not None or not verdict.raw_because.startswith("raw heads take"):
             return verdict
         head = heads.Head("yolov5", (0,), verdict.class_count, tuple(STRIDES), height, width)
@@ -236,3 +236,18 @@ def test_a_child_that_ends_on_the_raw_heads_leaves_the_verdict_on_the_decoded_ou
     assert verdict.accepted and verdict.raw is None
     assert "died of SIGKILL" in verdict.raw_because
     assert not list((tmp_path / "cache").glob("trials/*.json"))  # a kill is nothing to keep
+
+
+def test_an_engine_slower_by_far_need_not_show_its_raw_heads_until_it_stands_alone(
+    graphs: ModuleType, tmp_path: Path
+) -> None:
+    model = read_model(graphs.convolved(tmp_path / "m.onnx"))
+    facts: dict[str, Any] = {"batch": 1, "height": 96, "width": 128, "classes": 2, "timeout_s": 60, "num_cores": 1}
+    facts["cache_dir"] = tmp_path / "cache"
+    beaten = try_model(model, "onnxruntime", **facts, beat_ms=1e-6)
+    assert beaten.accepted and beaten.raw_skipped
+    assert try_model(model, "onnxruntime", **facts, beat_ms=1e-6) == beaten  # kept
+    alone = try_model(model, "onnxruntime", **facts)
+    assert not alone.raw_skipped
+    assert alone.raw is not None or "raw heads take" in alone.raw_because
+    assert try_model(model, "onnxruntime", **facts, beat_ms=1e-6) == alone
