@@ -37,7 +37,7 @@ def append(path: Path, row: Mapping[str, float]) -> None:
     """Add an epoch; rows of this epoch and later ones are cut first. Columns not in `row` stay empty.
 
     Raises ValueError for a row without an epoch or with a column of another name, TrainerError for a file with other
-    columns.
+    columns or with what is no number.
     """
     strange = sorted(row.keys() - set(COLUMNS))
     if strange or "epoch" not in row:
@@ -45,7 +45,9 @@ def append(path: Path, row: Mapping[str, float]) -> None:
     header, lines = _lines(path)
     if header is not None and header != ",".join(COLUMNS):
         raise TrainerError(f"{path}: its columns are {header!r}; expected {','.join(COLUMNS)!r}; move the file away")
-    kept = [line for line in lines if float(line.split(",")[0]) < row["epoch"]]
+    before = read(path) if header is not None else []
+    # A row that has lost its epoch is before nothing.
+    kept = [line for line, old in zip(lines, before, strict=True) if old.get("epoch", row["epoch"]) < row["epoch"]]
     new = ",".join(_text(row[column]) if column in row else "" for column in COLUMNS)
     if header is not None and len(kept) == len(lines) and _ends_whole(path):
         with path.open("a", encoding="utf-8") as file:
