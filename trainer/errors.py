@@ -17,3 +17,11 @@ class DataError(TrainerError):
 
 class OutOfMemory(TrainerError):
     """The training wants more memory than there is; a smaller batch would do with less."""
+
+
+class RecipeError(TrainerError):
+    """A recipe cannot be read, or does not fit its network."""
+
+
+class ExtraMissing(TrainerError):
+    """A package of the training extra is not installed."""
