@@ -123,6 +123,8 @@ class Run:
             self.ema = Ema(self.network)
             self.wrapped = self._wrap()
         self.ema.update(self.network)
+        if self.sparsifier is not None:
+            self.sparsifier.hold(self.ema.network)
         self.progress.ema_steps = self.ema.steps
 
     def _quantised(self, epoch: int) -> bool:

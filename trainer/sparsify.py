@@ -257,7 +257,7 @@ def _mend() -> None:
     try:
         from sparseml.pytorch.sparsification.quantization import quantization_scheme
     except ImportError as error:
-        raise ExtraMissing(f"training with a recipe wants the extra: pip install 'sparsecam[train]' ({error})") from error
+        raise ExtraMissing(f"recipes want the extra: pip install 'sparsecam[train]' ({error})") from error
     if quantization_scheme._get_qconfig is _qconfig:
         return
     # It hangs its scheme on PyTorch's QConfig, which takes no attributes any more.
