@@ -15,7 +15,15 @@ from typing import Annotated, Optional
 
 import typer
 
-from services import cli_bench, cli_deadletters, cli_models, cli_replay, cli_run, cli_train
+from services import (
+    cli_bench,
+    cli_data,
+    cli_deadletters,
+    cli_models,
+    cli_replay,
+    cli_run,
+    cli_train,
+)
 from services.cli_options import (
     ConfigOption,
     FormatOption,
@@ -275,6 +283,7 @@ def version(as_json: JsonOption = False) -> None:
 cli_run.register(app, _in_words)
 cli_deadletters.register(app, _in_words)
 cli_bench.register(app, _in_words)
+cli_data.register(app, _in_words)
 cli_models.register(app, _in_words)
 cli_replay.register(app, _in_words)
 cli_train.register(app, _in_words)

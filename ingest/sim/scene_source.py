@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from fractions import Fraction
 
 import av
-import cv2
-import numpy as np
-from av.codec.context import Flags
-from av.video.frame import PictureType
 
+from ingest.sim.encode import open_encoder, video_frame
 from ingest.sim.h264 import (
-    RTP_CLOCK_HZ,
     AccessUnit,
     ParameterSets,
     find_parameter_sets,
@@ -24,9 +19,6 @@ from ingest.sim.h264 import (
 from ingest.sim.scene import Street
 from ingest.sim.scene_url import SceneSpec
 from ingest.sim.source import Demand
-
-# Constant quality: x264's default is 23. 25 keeps a 720p keyframe near 200 kB and looks like a good camera.
-_CRF = 25
 
 
 class SceneSource:
@@ -43,14 +35,14 @@ class SceneSource:
         self.skipped = 0  # frames that came too late to be drawn
         self._street = Street(spec)
         self._street.render(0)  # the background now, not when the first viewer waits
-        sets = find_parameter_sets(split_annexb(bytes(self._encoder().extradata or b"")))
+        sets = find_parameter_sets(split_annexb(bytes(open_encoder(spec).extradata or b"")))
         if sets is None:
             raise RuntimeError("x264 gave no parameter sets; PyAV is built without libx264 or in an unknown way")
         self.parameter_sets: ParameterSets = sets
 
     def units(self, demand: Demand) -> Iterator[AccessUnit]:
         """See MediaSource."""
-        encoder = self._encoder()
+        encoder = open_encoder(self._street.spec)
         index = 0
         clock_base: float | None = None  # monotonic time of frame 0
         while True:
@@ -69,35 +61,9 @@ class SceneSource:
 
     def _encode(self, encoder: av.VideoCodecContext, index: int, keyframe: bool) -> Iterator[AccessUnit]:
         picture, _ = self._street.render(index)
-        frame = av.VideoFrame.from_ndarray(
-            np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2YUV_I420), np.uint8), format="yuv420p"
-        )
-        frame.pts = round(index * RTP_CLOCK_HZ / self.fps)
-        frame.time_base = Fraction(1, RTP_CLOCK_HZ)
-        if keyframe:
-            frame.pict_type = PictureType.I
+        frame = video_frame(picture, index, self.fps, keyframe=keyframe)
         for packet in encoder.encode(frame):  # zero latency: always the one packet of this frame
             assert packet.pts is not None
             nals = [frame_index_sei(index), *split_annexb(bytes(packet))]
             packed = with_parameter_sets(nals, self.parameter_sets) if packet.is_keyframe else tuple(nals)
             yield AccessUnit(packed, packet.pts, bool(packet.is_keyframe))
-
-    def _encoder(self) -> av.VideoCodecContext:
-        spec = self._street.spec
-        encoder = av.VideoCodecContext.create("libx264", "w")
-        encoder.width, encoder.height, encoder.pix_fmt = spec.width, spec.height, "yuv420p"
-        encoder.time_base = Fraction(1, RTP_CLOCK_HZ)
-        encoder.framerate = Fraction(spec.fps).limit_denominator(1001)
-        encoder.gop_size = max(1, round(spec.gop_s * spec.fps))
-        encoder.thread_count = 1  # one camera must not take the machine
-        encoder.flags |= Flags.global_header  # the parameter sets come as extradata
-        encoder.options = {
-            "preset": "ultrafast",
-            "tune": "zerolatency",
-            "profile": "baseline",
-            "crf": str(_CRF),
-            "forced-idr": "1",
-            "x264-params": "scenecut=0",  # keyframes where the GOP says, not where a van drives through
-        }
-        encoder.open()
-        return encoder

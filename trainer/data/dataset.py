@@ -84,6 +84,8 @@ def train_loader(
         collate_fn=collate,
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=_start_worker,
+        # The loader draws its workers' seeds from here, and so leaves the training's own random numbers alone.
+        generator=torch.Generator().manual_seed(seed),
         # Batches a worker has ready; more would only take memory.
         prefetch_factor=4 if workers else None,
     )
