@@ -98,6 +98,7 @@ def test_mlflow_keeps_figures_and_pictures(tmp_path, monkeypatch):
 
 def test_wandb_keeps_figures_and_pictures(tmp_path, monkeypatch):
     pytest.importorskip("wandb")
+    pytest.importorskip("PIL")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     (tmp_path / "exp").mkdir()

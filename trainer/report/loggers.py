@@ -125,9 +125,14 @@ class _MLflow:
         import mlflow
 
         self._mlflow = mlflow
+        experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME", folder.parent.name)
         if "MLFLOW_TRACKING_URI" not in os.environ:
-            mlflow.set_tracking_uri(f"sqlite:///{(folder.parent / 'mlflow.db').resolve()}")
-        mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", folder.parent.name))
+            beside = folder.parent.resolve()
+            mlflow.set_tracking_uri(f"sqlite:///{beside / 'mlflow.db'}")
+            if mlflow.get_experiment_by_name(experiment) is None:
+                # Its own choice would be the working directory.
+                mlflow.create_experiment(experiment, artifact_location=(beside / "mlflow").as_uri())
+        mlflow.set_experiment(experiment)
         mlflow.start_run(run_name=folder.name)
         # Servers refuse longer ones: a recipe's text is one.
         mlflow.log_params({key: str(value)[:500] for key, value in settings.items()})

@@ -22,7 +22,7 @@ _PANELS = (
     ("train/box_loss", "train/obj_loss", "train/cls_loss", "metrics/precision", "metrics/recall", "x/lr0"),
     ("val/box_loss", "val/obj_loss", "val/cls_loss", "metrics/mAP_0.5", "metrics/mAP_0.5:0.95", "train/sparsity"),
 )
-_SMOOTHING = 0.8  # weight of the past in the line through a noisy curve
+_SMOOTHING_EPOCHS = 3.0  # standard deviation of the line through a noisy curve: evens out a few epochs, no more
 _LEGEND_CLASSES = 20  # more names than these would cover the curves
 _NAMED_BARS = 30  # more names than these would overlap under the bars
 _SHOWN_BOXES = 1000  # enough to see the spread
@@ -43,7 +43,7 @@ def plot_results(results: Path, png: Path) -> None:
                 continue
             epochs, values = zip(*points, strict=True)
             axis.plot(epochs, values, marker=".", markersize=4, linewidth=1.2)
-            axis.plot(epochs, _smoothed(values), linestyle=":", linewidth=1.8, label="smoothed")
+            axis.plot(epochs, _smoothed(epochs, values), linestyle=":", linewidth=1.8, label="smoothed")
         axes[0, 0].legend(fontsize=8)
         for axis in axes[1]:
             axis.set_xlabel("epoch", fontsize=8)
@@ -106,7 +106,9 @@ def _draw_boxes(axis: Axes, rows: NDArray[Any], classes: int) -> None:
     shown = rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), _SHOWN_BOXES)).astype(np.int64))]
     corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1], [-1, -1]]) / 2
     colors = np.array(_colors(classes)).reshape(-1, 4)[shown[:, 0].astype(np.int64)]
-    axis.add_collection(LineCollection(list(0.5 + corners * shown[:, None, 3:5]), colors=list(colors), linewidths=0.4))
+    axis.add_collection(
+        LineCollection(list(0.5 + corners * shown[:, None, 3:5]), colors=list(colors), linewidths=0.5, alpha=0.3)
+    )
     axis.set(xlim=(0, 1), ylim=(0, 1), title="boxes", aspect="equal")
 
 
@@ -122,12 +124,14 @@ def _lines(axis: Axes, x: NDArray[Any], rows: NDArray[Any], labels: Sequence[str
     axis.set(xlim=(0, 1), ylim=(0, 1.02))
 
 
-def _smoothed(values: Sequence[float]) -> list[float]:
-    """Exponential mean, begun at the first value."""
-    smoothed: list[float] = []
-    for value in values:
-        past = smoothed[-1] if smoothed and np.isfinite(smoothed[-1]) else value
-        smoothed.append(_SMOOTHING * past + (1 - _SMOOTHING) * value)
+def _smoothed(epochs: Sequence[float], values: Sequence[float]) -> NDArray[Any]:
+    """Mean of the neighbours, weighted by nearness in epochs; gaps are passed over."""
+    at, points = np.array(epochs), np.array(values)
+    known = np.isfinite(points)
+    if not known.any():
+        return points
+    near = np.exp(-0.5 * ((at[:, None] - at[None, known]) / _SMOOTHING_EPOCHS) ** 2)
+    smoothed: NDArray[Any] = near @ points[known] / np.maximum(near.sum(axis=1), np.finfo(float).tiny)
     return smoothed
 
 
