@@ -23,7 +23,7 @@ def register(app: typer.Typer, in_words: InWords) -> None:
 
     @models.command("prepare")
     def prepare(
-        source: Annotated[Path, typer.Argument(metavar="IN", help="Any exported YOLO as ONNX.")],
+        source: Annotated[Path, typer.Argument(metavar="IN", help="Any exported YOLO as ONNX, or a model's name.")],
         target: Annotated[Path, typer.Argument(metavar="OUT", help="Where to write the prepared model.")],
         *,
         engine: Annotated[
@@ -45,9 +45,16 @@ def register(app: typer.Typer, in_words: InWords) -> None:
         A step that would change the output is left out, and named with the largest difference and its node.
         """
         from services.commands import models as command
+        from services.model_names import model_file
 
         with in_words():
             code = command.prepare(
-                source, target, engine=engine, batch=batch, image_shape=image_shape, as_json=as_json, images=images
+                model_file(source),
+                target,
+                engine=engine,
+                batch=batch,
+                image_shape=image_shape,
+                as_json=as_json,
+                images=images,
             )
             raise typer.Exit(code)

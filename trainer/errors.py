@@ -9,3 +9,11 @@ class TrainerError(Exception):
 
 class CheckpointError(TrainerError):
     """The file is no checkpoint of a network this room builds, or holds what may not be loaded."""
+
+
+class CardError(TrainerError):
+    """A model's card cannot be read, or lacks what a card must say."""
+
+
+class RegistryError(TrainerError):
+    """The registry has no such model, or has one that is not what its card says."""
