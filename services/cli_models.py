@@ -1,4 +1,4 @@
-"""The options of `sparsecam models`; the work is in services/commands/models.py."""
+"""The group `sparsecam models` and `models prepare`, whose work is in services/commands/models.py."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
+
+from services import cli_registry
 
 InWords = Callable[[], AbstractContextManager[None]]
 
@@ -20,6 +22,8 @@ def register(app: typer.Typer, in_words: InWords) -> None:
     @models.callback()
     def _group() -> None:
         """Look after model files."""
+
+    cli_registry.register(models, in_words)
 
     @models.command("prepare")
     def prepare(
