@@ -17,7 +17,8 @@ class DetectorSettings(BaseModel):
 
     model: str = Field(
         default="",
-        description="Path of the ONNX model, or of a YOLOv5 checkpoint (.pt, engine torch); empty: no detection.",
+        description="Path of the ONNX model or of a YOLOv5 checkpoint (.pt, engine torch), or a model's name in the "
+        "registry; empty: no detection.",
     )
     engine: EngineChoice = Field(
         default="auto",

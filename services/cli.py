@@ -25,6 +25,7 @@ from services import (
     cli_train,
 )
 from services.cli_options import (
+    MODEL_HELP,
     ConfigOption,
     FormatOption,
     JsonOption,
@@ -146,7 +147,7 @@ def alerts(
 @app.command()
 def annotate(
     *,
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="ONNX model file, or a YOLOv5 checkpoint (.pt).")],
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help=MODEL_HELP)],
     source: Annotated[
         str, typer.Option("--source", "-s", help="Video file, image, folder of images, RTSP/HTTP URL or webcam number.")
     ],
@@ -178,9 +179,10 @@ def annotate(
     """Draw what a model finds into a video or images; prints FPS and the average inference time at the end."""
     with _in_words():
         from services.commands import annotate as command
+        from services.model_names import model_file
 
         job = command.Job(
-            model=model,
+            model=model_file(model),
             source=source,
             output=output,
             engine=engine.value,
@@ -247,7 +249,9 @@ def demo(
             help="File, folder, RTSP URL, webcam number or sim://. Default: two simulated cameras.",
         ),
     ] = "",
-    model: Annotated[str, typer.Option("--model", "-m", help="ONNX model. Without one nothing can be detected.")] = "",
+    model: Annotated[
+        str, typer.Option("--model", "-m", help=f"{MODEL_HELP} Default: the street's, for simulated cameras.")
+    ] = "",
     labels: Annotated[
         str, typer.Option("--labels", help="Class names in order, with commas between. Default: the model's own.")
     ] = "",

@@ -10,6 +10,8 @@ from typing import Annotated, Optional
 
 import typer
 
+from services.cli_options import MODEL_HELP
+
 InWords = Callable[[], AbstractContextManager[None]]
 
 
@@ -30,9 +32,7 @@ class Profile(str, Enum):
 
 # Optional[...] and not `| None` since click's older converters know only that.
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for a script instead of tables for a person.")]
-ModelOption = Annotated[
-    Path, typer.Option("--model", "-m", metavar="MODEL", help="ONNX model file, or a YOLOv5 checkpoint (.pt).")
-]
+ModelOption = Annotated[Path, typer.Option("--model", "-m", metavar="MODEL", help=MODEL_HELP)]
 EngineOption = Annotated[str, typer.Option("--engine", "-e", help="Inference engine, or auto.")]
 WarmUpOption = Annotated[float, typer.Option("--warmup", min=0, help="Run this long before measuring (seconds).")]
 
@@ -45,7 +45,7 @@ def register(app: typer.Typer, in_words: InWords) -> None:
     @bench.command("engine")
     def engine(
         *,
-        model: Annotated[Path, typer.Argument(metavar="MODEL", help="ONNX model file, or a YOLOv5 checkpoint (.pt).")],
+        model: Annotated[Path, typer.Argument(metavar="MODEL", help=MODEL_HELP)],
         name: Annotated[str, typer.Option("--engine", "-e", help="One engine, or all that are installed.")] = "all",
         num_cores: Annotated[
             Optional[int],  # noqa: UP045
@@ -76,8 +76,11 @@ def register(app: typer.Typer, in_words: InWords) -> None:
         """
         with in_words():
             from services.bench import engine as command
+            from services.model_names import model_file
 
-            job = command.Job(model, name, num_cores, batch, image_shape, scenario.value, streams, seconds, warmup)
+            job = command.Job(
+                model_file(model), name, num_cores, batch, image_shape, scenario.value, streams, seconds, warmup
+            )
             raise typer.Exit(command.bench_engine(job, as_json=as_json))
 
     @bench.command("pipeline")
@@ -133,9 +136,10 @@ def register(app: typer.Typer, in_words: InWords) -> None:
         with in_words():
             from services.bench import pipeline as command
             from services.bench.live import Window
+            from services.model_names import model_file
 
             job = command.Job(
-                model=str(model),
+                model=str(model_file(model)),
                 sources=source or [],
                 count=sources,
                 workers=workers,
@@ -183,7 +187,9 @@ def register(app: typer.Typer, in_words: InWords) -> None:
             from services.bench import plan_command as command
             from services.bench.decode_cost import Camera
             from services.bench.plan import Wish
+            from services.model_names import model_file
 
             camera = Camera(width, height, source_fps, keyframe_interval)
             wish = Wish(cameras, fps, camera, profile.value, busy_share)
-            raise typer.Exit(command.plan(command.Job(model, name, wish, cores, seconds), as_json=as_json))
+            job = command.Job(model_file(model), name, wish, cores, seconds)
+            raise typer.Exit(command.plan(job, as_json=as_json))

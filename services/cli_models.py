@@ -1,4 +1,4 @@
-"""The options of `sparsecam models`; the work is in services/commands/models.py."""
+"""The group `sparsecam models` and `models prepare`, whose work is in services/commands/models.py."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
+
+from services import cli_registry
 
 InWords = Callable[[], AbstractContextManager[None]]
 
@@ -21,9 +23,11 @@ def register(app: typer.Typer, in_words: InWords) -> None:
     def _group() -> None:
         """Look after model files."""
 
+    cli_registry.register(models, in_words)
+
     @models.command("prepare")
     def prepare(
-        source: Annotated[Path, typer.Argument(metavar="IN", help="Any exported YOLO as ONNX.")],
+        source: Annotated[Path, typer.Argument(metavar="IN", help="Any exported YOLO as ONNX, or a model's name.")],
         target: Annotated[Path, typer.Argument(metavar="OUT", help="Where to write the prepared model.")],
         *,
         engine: Annotated[
@@ -45,9 +49,16 @@ def register(app: typer.Typer, in_words: InWords) -> None:
         A step that would change the output is left out, and named with the largest difference and its node.
         """
         from services.commands import models as command
+        from services.model_names import model_file
 
         with in_words():
             code = command.prepare(
-                source, target, engine=engine, batch=batch, image_shape=image_shape, as_json=as_json, images=images
+                model_file(source),
+                target,
+                engine=engine,
+                batch=batch,
+                image_shape=image_shape,
+                as_json=as_json,
+                images=images,
             )
             raise typer.Exit(code)

@@ -61,6 +61,7 @@ FormatOption = Annotated[
         "--log-format", envvar="SPARSECAM_LOG_FORMAT", help="console: lines for a person; json: one object a line."
     ),
 ]
+MODEL_HELP = "ONNX file, a YOLOv5 checkpoint (.pt), or a name of `sparsecam models list`."
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for a script instead of text for a person.")]
 IndexOption = Annotated[
     Optional[int],  # noqa: UP045

@@ -10,7 +10,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from services.cli_options import ConfigOption, JsonOption, load_config
+from services.cli_options import MODEL_HELP, ConfigOption, JsonOption, load_config
 
 # A fixed time, so that the same input gives the same alerts; a Monday at noon, when most schedules are armed.
 DEFAULT_START = "2001-01-01T12:00:00Z"
@@ -74,7 +74,7 @@ def register(app: typer.Typer, in_words: InWords) -> None:
         ],
         config: ConfigOption = None,
         model: Annotated[
-            str, typer.Option("--model", "-m", help="Another model than the config's: ONNX, or a checkpoint (.pt).")
+            str, typer.Option("--model", "-m", help=f"Another model than the config's. {MODEL_HELP}")
         ] = "",
         engine: Annotated[
             str, typer.Option("--engine", "-e", help="Another engine than the config's; torch for a checkpoint.")

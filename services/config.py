@@ -10,7 +10,7 @@ import os
 import tempfile
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
@@ -20,8 +20,9 @@ from ingest.settings import CameraSettings, IngestSettings
 from services.config_env import apply_environment
 from services.config_errors import ConfigError, problem_of, real_path
 from services.config_outputs import output_problems
+from services.config_registry import RegistrySettings
 from services.config_rules import class_problems, rule_problems
-from services.yaml_source import Place, Problem, Source, read_yaml
+from services.yaml_source import Place, Problem, Source, dotted, read_yaml
 from sink.incident_settings import IncidentSettings
 from sink.outputs.settings import OutputSettings
 from sink.settings import RuleSettings, SceneSettings, SinkSettings
@@ -77,6 +78,9 @@ class Config(BaseModel):
     )
     detector: DetectorSettings = Field(
         default_factory=_defaults(DetectorSettings), description="The model and the workers that run it."
+    )
+    registry: RegistrySettings = Field(
+        default_factory=_defaults(RegistrySettings), description="Models that are called by name."
     )
     scenes: dict[Name, SceneSettings] = Field(
         default_factory=dict, description="What cameras look at, by camera name: zones, lines, masks, ground."
@@ -158,6 +162,14 @@ def check_classes(path: Path | None, config: Config, classes: Collection[str]) -
     problems = class_problems(config.rules, classes, _read(path))
     if problems:
         raise ConfigError(problems)
+
+
+def refuse_model(path: Path | None, why: str) -> NoReturn:
+    """Raise ConfigError at the place of `detector.model` in the config that was loaded from `path`."""
+    key = ("detector", "model")
+    source = _read(path)
+    apply_environment(source, os.environ, Config)  # the place may be a variable
+    raise ConfigError([Problem(source.place(key), f"{dotted(key)}: {why}")])
 
 
 def validate(source: Source, env: Mapping[str, str]) -> Config:

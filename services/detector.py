@@ -14,6 +14,7 @@ from detector.detector import Detector
 from detector.worker import Worker
 from services.config import Config
 from services.link import link_keys, shared_rings
+from services.model_names import detector_settings
 from services.process import EXIT_BUG, EXIT_OK
 from wire import metrics
 from wire.consumer import WorkSource
@@ -47,7 +48,7 @@ def _load_model(config: Config, stop: threading.Event, health: Health) -> Detect
     keep_alive = threading.Thread(target=_beat, args=(loaded, stop, health), daemon=True)
     keep_alive.start()
     try:
-        detector = Detector.load(config.detector, config.detector.cores_per_worker)
+        detector = Detector.load(detector_settings(config), config.detector.cores_per_worker)
     finally:
         loaded.set()
         keep_alive.join()

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from services.config import Config, check_classes
+from services.model_names import detector_settings
 
 # Importing PyTorch for a checkpoint takes seconds on a busy machine; an ONNX file half of one.
 TIMEOUT_S = 60
@@ -26,7 +27,8 @@ def model_classes(config: Config) -> frozenset[str] | None:
         return None
     if not any(rule.labels for rule in config.rules.values()):
         return None  # nothing to compare
-    command = [sys.executable, "-m", "services.model_classes", str(config.detector.model)]
+    # Raises RegistryError for a name: whoever asks has refused that already, with its place in the config.
+    command = [sys.executable, "-m", "services.model_classes", detector_settings(config).model]
     try:
         done = subprocess.run(command, capture_output=True, timeout=TIMEOUT_S, check=True)
         names = json.loads(done.stdout)

@@ -110,7 +110,19 @@ def wait_until() -> Callable[..., None]:
 @pytest.fixture(scope="session")
 def graphs() -> ModuleType:
     """The builders of small real detectors in tests/graphs.py."""
-    spec = importlib.util.spec_from_file_location("sparsecam_test_graphs", Path(__file__).with_name("graphs.py"))
+    return _module("graphs")
+
+
+@pytest.fixture(scope="session")
+def cards() -> ModuleType:
+    """The builders of models' cards in tests/cards.py."""
+    return _module("cards")
+
+
+def _module(name: str) -> ModuleType:
+    """A file of this folder, which is no package."""
+    path = Path(__file__).with_name(f"{name}.py")
+    spec = importlib.util.spec_from_file_location(f"sparsecam_test_{name}", path)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # where dataclasses look for it

@@ -25,3 +25,11 @@ class RecipeError(TrainerError):
 
 class ExtraMissing(TrainerError):
     """A package of the training extra is not installed."""
+
+
+class CardError(TrainerError):
+    """A model's card cannot be read, or lacks what a card must say."""
+
+
+class RegistryError(TrainerError):
+    """The registry has no such model, or has one that is not what its card says."""

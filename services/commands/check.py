@@ -18,6 +18,7 @@ from rich.table import Table
 from services.config import Config, load
 from services.config_errors import ConfigError
 from services.model_classes import refuse_unknown_classes
+from services.model_names import detector_settings, refuse_unknown_model
 from services.process import stdout_to_stderr
 from wire.logs import redact, redact_value
 
@@ -38,6 +39,7 @@ def check(file: Path, *, probe: bool, as_json: bool) -> int:
     """0 when the config can be used (and, with `probe`, every camera and the model work), else 1."""
     try:
         config = load(file)
+        refuse_unknown_model(config, file)
         refuse_unknown_classes(config, file)
     except ConfigError as error:
         _print_problems(error, as_json)
@@ -155,7 +157,7 @@ def _probe_model(config: Config) -> Probe:
 
     try:
         with stdout_to_stderr():
-            facts = Detector.load(config.detector).describe()
+            facts = Detector.load(detector_settings(config)).describe()
     except DetectorError as error:
         return Probe("model", False, str(error))
     classes = facts["classes"]

@@ -9,7 +9,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,9 @@ from rich.table import Table
 
 from ingest.sources import parse
 from services.commands.alerts import line
+from services.commands.demo_street import is_street, street_model, street_rules
 from services.config import Config, load
+from services.model_names import model_file
 from services.process import LogOptions, catch_signals, die_with_parent, report_path
 from services.supervisor import Supervisor
 from services.workers import worker_count
@@ -40,8 +42,8 @@ ALERTS_S = 3.0  # for the last detections to become alerts, and those to be read
 RULE: dict[str, Any] = {"min_score": 0.4, "confirm_frames": 3, "window_frames": 5, "cooldown_s": 5}
 
 NO_MODEL = """\
-No model was given and none is shipped yet, so nothing can be detected: for {seconds:g} s the cameras run through the
-real capture path, and every frame is counted as dropped for want of a model. For alerts give an ONNX model:
+No model was given{besides}, so nothing can be detected: for {seconds:g} s the cameras
+run through the real capture path, and every frame is counted as dropped for want of a model. For alerts give a model:
 
     make demo SOURCE=video.mp4 MODEL=model.onnx       or       sparsecam demo --source video.mp4 --model model.onnx
 """
@@ -82,18 +84,18 @@ def demo(options: Options, *, as_json: bool) -> int:
     die_with_parent()
     catch_signals(stop)
     setup_logs(options.logs.level, options.logs.format)
-    if options.model and not Path(options.model).is_file():
-        raise DemoError(f"the model {options.model} is not there; MODEL= wants the path of an ONNX file")
+    options, classes = _with_model(options)
     seconds = options.seconds
     if not options.model:
         seconds = min(seconds, WITHOUT_MODEL_S) if seconds else WITHOUT_MODEL_S
-        typer.echo(NO_MODEL.format(seconds=seconds), err=True)
+        besides = " and none for the street is there" if is_street(options.source) else ""
+        typer.echo(NO_MODEL.format(besides=besides, seconds=seconds), err=True)
     # The demo's own Valkey, whatever Redis the shell may know of: nothing of it should land in a real one.
     os.environ.pop("REDIS_URL", None)
     os.environ.pop("SPARSECAM__REDIS__URL", None)
     with tempfile.TemporaryDirectory(prefix="sparsecam-demo-") as folder:
         path = Path(folder) / "sparsecam.yaml"
-        path.write_text(yaml.safe_dump(demo_config(options, Path(folder), loops=seconds > 0), sort_keys=False))
+        path.write_text(yaml.safe_dump(demo_config(options, Path(folder), classes, loops=seconds > 0), sort_keys=False))
         path.chmod(0o600)  # the source may hold a password
         config = load(path)
         _announce(options, config)
@@ -102,8 +104,28 @@ def demo(options: Options, *, as_json: bool) -> int:
     return code
 
 
-def demo_config(options: Options, folder: Path, *, loops: bool) -> dict[str, Any]:
-    """The config that a newcomer would write; a file repeats when the demo has a fixed length."""
+def _with_model(options: Options) -> tuple[Options, list[str]]:
+    """The file of the model that was asked for; else, for the street, that of the street's model, with its classes."""
+    if options.model:
+        path = model_file(options.model)
+        if not path.is_file():
+            raise DemoError(f"the model {options.model} is not there; MODEL= wants the path of an ONNX file, or a name")
+        return replace(options, model=str(path)), []
+    if not is_street(options.source):
+        return options, []
+    entry, problems = street_model()
+    for problem in problems:
+        typer.echo(f"not used: {problem}", err=True)
+    if entry is None or entry.card is None:
+        return options, []
+    return replace(options, model=str(entry.path)), entry.card.classes
+
+
+def demo_config(options: Options, folder: Path, street: list[str], *, loops: bool) -> dict[str, Any]:
+    """The config that a newcomer would write; a file repeats when the demo has a fixed length.
+
+    `street` has the classes of a model of the simulated street: with them there are rules for what happens there.
+    """
     sources = {"demo": options.source} if options.source else SIMULATED
     cameras: dict[str, Any] = {}
     for name, text in sources.items():
@@ -123,6 +145,7 @@ def demo_config(options: Options, folder: Path, *, loops: bool) -> dict[str, Any
         "detector": detector,
         "rules": {"anything": RULE},
         "metrics": {f"{role}_port": 0 for role in ("broker", "ingest", "sink", "detector")},
+        **street_rules(sources, street, RULE["min_score"]),
     }
 
 

@@ -22,7 +22,9 @@ from services import machine
 from services.commands.health import host_reports
 from services.config import Config, find_config, load
 from services.config_errors import ConfigError
+from services.model_names import model_file
 from services.workers import worker_count
+from trainer.errors import RegistryError
 from wire.curve import LinkError
 from wire.logs import redact
 from wire.streams import RedisAway, RedisUrlError, connect
@@ -187,7 +189,12 @@ def _import_complaint(name: str) -> str:
 def _model(config: Config) -> Finding:
     if not config.detector.model:
         return Finding("model", "note", "none configured", "Set detector.model to an ONNX file.")
-    path = Path(config.detector.model)
+    try:
+        path = model_file(config.detector.model, config.registry.folder)
+    except RegistryError as error:
+        return Finding(
+            "model", "broken", str(error), "Check detector.model; `sparsecam models list` says what there is."
+        )
     if not os.access(path, os.R_OK) or not path.is_file():
         return Finding("model", "broken", f"{path} cannot be read", "Check detector.model and the file's permissions.")
     return Finding("model", "ok", f"{path}, {path.stat().st_size / 1e6:.1f} MB")

@@ -21,6 +21,7 @@ from services.commands.timeline import Timeline, check_name, elapsed, microsecon
 from services.config import Config
 from services.config_errors import ConfigError
 from services.config_rules import class_problems
+from services.model_names import with_model_file
 from services.process import catch_signals, stdout_to_stderr
 from services.sink import sink_plan
 from services.yaml_source import read_yaml
@@ -111,7 +112,8 @@ def _played(config: Config, job: Job, counts: Counts, stop: threading.Event) -> 
 
 def _detector_settings(config: Config, job: Job) -> DetectorSettings:
     given = {name: value for name, value in (("model", job.model), ("engine", job.engine)) if value}
-    return DetectorSettings.model_validate({**config.detector.model_dump(), **given})
+    wanted = DetectorSettings.model_validate({**config.detector.model_dump(), **given})
+    return with_model_file(wanted, config.registry.folder)
 
 
 def _start_us(start: datetime) -> int:

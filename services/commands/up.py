@@ -9,6 +9,7 @@ import structlog
 
 from services.config import Config
 from services.model_classes import refuse_unknown_classes
+from services.model_names import refuse_unknown_model
 from services.process import LogOptions, catch_signals, die_with_parent
 from services.supervisor import ROLES, Supervisor
 from services.workers import worker_count
@@ -20,12 +21,13 @@ log = structlog.get_logger()
 def up(config: Config, path: Path | None, logs: LogOptions) -> int:
     """Run until SIGTERM or Ctrl-C, or until a process cannot run as configured; returns the exit code.
 
-    Raises ConfigError for rules that name a class the model does not have.
+    Raises ConfigError for a model that nobody has by its name, and for rules that name a class the model does not have.
     """
     stop = threading.Event()
     die_with_parent()
     catch_signals(stop)
     setup_logs(logs.level, logs.format, process="up" if logs.format == "json" else "")
+    refuse_unknown_model(config, path)
     refuse_unknown_classes(config, path)
     workers = worker_count(config)
     log.info(
