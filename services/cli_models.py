@@ -9,6 +9,8 @@ from typing import Annotated, Optional
 
 import typer
 
+from services import cli_deploy
+
 InWords = Callable[[], AbstractContextManager[None]]
 
 
@@ -51,3 +53,5 @@ def register(app: typer.Typer, in_words: InWords) -> None:
                 source, target, engine=engine, batch=batch, image_shape=image_shape, as_json=as_json, images=images
             )
             raise typer.Exit(code)
+
+    cli_deploy.register(models, in_words)
