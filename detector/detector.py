@@ -20,7 +20,7 @@ from detector.engines import Engine, engine_class
 from detector.errors import BadFrame, EngineRefused, ModelError
 from detector.heads import Candidates, Head
 from detector.labels import name_classes
-from detector.model import read_model
+from detector.model import Model, read_model
 from detector.nms import FEW, nms
 from detector.preprocess import GREY, Pixels, TensorFiller, letterbox
 from detector.raw_heads import RawHead, cut
@@ -89,9 +89,13 @@ class Detector:
         """
         if not settings.model:
             raise ModelError("no model is configured: set detector.model to the path of an ONNX file or a checkpoint")
+        return cls.of(read_model(Path(settings.model)), settings, num_cores)
+
+    @classmethod
+    def of(cls, model: Model, settings: DetectorSettings, num_cores: int | None = None) -> Detector:
+        """As `load`, for a model that was read already; `settings.model` is not looked at."""
         # Pictures are small and the cores are the engine's: OpenCV's own threads would only fight it for them.
         cv2.setNumThreads(1)
-        model = read_model(Path(settings.model))
         trials = Trials(model, settings, num_cores or settings.cores_per_worker)
         detector = cls(trials, choose(trials))
         for height, width in settings.warm_shapes or [full_shape(model, settings)]:

@@ -10,14 +10,18 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Literal, Protocol
 
+import msgspec
 import structlog
 
 from detector.detector import Detector
 from detector.errors import BadFrame, DetectorError
+from detector.refit import is_fitted, refit
 from wire.consumer import Item, WorkSource
-from wire.messages import Detection, DetectionRecord, FrameHeader, Outcome, Work
+from wire.deployment import Tally
+from wire.messages import Detection, DetectionRecord, FrameHeader, InputSpec, Outcome, Work
 
 log = structlog.get_logger()
 
@@ -25,6 +29,7 @@ log = structlog.get_logger()
 # Redis and the sink costs more CPU than the record does. A worker that keeps up publishes at once.
 LINGER_S = 0.015
 LOOK_UP_S = 0.2  # how often an idle worker looks whether it is to stop
+SOURCES_KEPT = 16  # sizes of sources that a change of model is prepared for; more sizes than a site has
 
 
 class Publisher(Protocol):
@@ -64,7 +69,12 @@ class Worker:
         `observe(stage, seconds)` takes latencies.
         """
         self.stats = WorkerStats()
+        self.tally = Tally()
+        self.sources: dict[tuple[int, int], FrameHeader] = {}  # the last frame of each size of source picture
         self._detector = detector
+        self._next: Detector | None = None
+        self._fallback: Detector | None = None
+        self._announce: int | None = None
         self._source = source
         self._max_age_ns = None if max_age_ms is None else max_age_ms * 1_000_000
         self._compile_s = compile_s
@@ -76,12 +86,75 @@ class Worker:
     def run(self, publisher: Publisher, stop: threading.Event) -> None:
         """Work until `stop`; a frame begun is finished."""
         while not stop.is_set():
+            self._take_up()
             batch = self._source.next_batch(LOOK_UP_S, self._detector.batch)
-            if batch and not self._detector.is_compiled(batch[0][0].frame.height, batch[0][0].frame.width):
-                publisher.hurry()
-                self._source.be_patient(self._compile_s)
-            fresh = [item for item in batch if not self._is_stale(item[0])]
-            self._publish(self._infer(fresh) if fresh else [], publisher)
+            fresh = [fitted for item in batch if not self._is_stale(item[0]) and (fitted := self._fitted(item))]
+            records: list[DetectionRecord] = []
+            for shape, items in groupby(fresh, key=lambda item: (item[0].frame.height, item[0].frame.width)):
+                if not self._detector.is_compiled(*shape):
+                    publisher.hurry()
+                    self._source.be_patient(self._compile_s)
+                records += self._infer(list(items))
+            self._publish(records, publisher)
+
+    @property
+    def detector(self) -> Detector:
+        """The detector in use. May be read by any thread."""
+        return self._detector
+
+    @property
+    def asked_for(self) -> InputSpec:
+        """The pictures that ingest is asked for."""
+        return self._source.spec
+
+    def change(self, detector: Detector) -> None:
+        """Use another detector from the next frame on, and count anew. May be called by any thread.
+
+        Until `settle` the one before takes the frames that this one fails on, so that a bad model costs none. Frames
+        made for another input are fitted to it here; ingest goes on sending what it was asked for before.
+        """
+        self._next = detector
+
+    def settle(self) -> None:
+        """The model in use has proved itself: the one before is let go. May be called by any thread."""
+        self._fallback = None
+
+    def announce(self, capacity: int) -> None:
+        """Ask ingest for what the detector in use wants, and hold so many frames. May be called by any thread."""
+        self._announce = capacity
+
+    def recount(self) -> Tally:
+        """Count anew from now on; returns the counts so far."""
+        before, self.tally = self.tally, Tally()
+        return before
+
+    def _take_up(self) -> None:
+        """Between two frames: the changes that other threads want."""
+        detector, self._next = self._next, None
+        if detector is not None:
+            self._fallback, self._detector = self._detector, detector
+            self.recount()
+            log.info("detecting with another model", model=detector.model_name)
+        capacity, self._announce = self._announce, None
+        if capacity is not None:
+            self._source.announce(self._detector.spec, capacity)
+
+    def _fitted(self, item: Item) -> Item | None:
+        """The frame as the detector wants it; None for one that cannot be read, which has been ended."""
+        work, pixels = item
+        header = work.frame
+        size = header.source_height, header.source_width
+        if size not in self.sources and len(self.sources) >= SOURCES_KEPT:
+            self.sources = {}
+        self.sources[size] = header
+        if is_fitted(header, self._detector.spec):
+            return item
+        try:
+            header, boxed = refit(header, pixels, self._detector.spec)
+        except DetectorError as error:
+            self._failed(work, error)
+            return None
+        return msgspec.structs.replace(work, frame=header), boxed.reshape(-1).data
 
     def _is_stale(self, work: Work) -> bool:
         header = work.frame
@@ -95,13 +168,20 @@ class Worker:
     def _infer(self, batch: list[Item]) -> list[DetectionRecord]:
         """Infer a batch and end its live frames; frames that fail are ended here and are not in the result."""
         start_ns = time.monotonic_ns()
+        model = self._detector
         try:
-            found = self._detector.detect_batch([(work.frame, pixels) for work, pixels in batch])
+            found = model.detect_batch([(work.frame, pixels) for work, pixels in batch])
         except DetectorError as error:
             if len(batch) > 1:  # which of them it was is found out by taking each alone
                 return [record for item in batch for record in self._infer([item])]
-            self._failed(batch[0][0], error)
-            return []
+            if not isinstance(error, BadFrame):  # which is not the model's fault
+                self.tally.failed += 1
+            fallback = self._fallback
+            again = self._infer_before(fallback, batch[0]) if fallback else None
+            if fallback is None or again is None:
+                self._failed(batch[0][0], error)
+                return []
+            model, found = fallback, again
         end_ns = time.monotonic_ns()
         works = [work for work, _ in batch]
         live = [work for work in works if not work.frame.lossless]
@@ -112,12 +192,31 @@ class Worker:
             self._source.inferred(*files)
         if live:
             self._source.done(*live, outcome="detected")
+        if model is self._detector:
+            each_ms = (end_ns - start_ns) / 1e6 / len(works)
+            self.tally.add(each_ms, len(works), sum(len(detections) for detections in found))
         self.stats.detected += len(works)
         self.stats.last_inference_ms = (end_ns - start_ns) / 1e6
         for work in works:
             self._observe("queue", (start_ns - work.frame.captured_ns) / 1e9)
             self._observe("inference", (end_ns - start_ns) / 1e9)
-        return [self._record(work, start_ns, end_ns, detections) for work, detections in zip(works, found, strict=True)]
+        return [
+            self._record(work, model.model_name, start_ns, end_ns, detections)
+            for work, detections in zip(works, found, strict=True)
+        ]
+
+    def _infer_before(self, fallback: Detector, item: Item) -> list[list[Detection]] | None:
+        """What the model before finds in a frame that the new one failed on; None where it fails too."""
+        work, pixels = item
+        header, again = work.frame, pixels
+        try:
+            if not is_fitted(header, fallback.spec):
+                header, boxed = refit(header, pixels, fallback.spec)
+                again = boxed.reshape(-1).data
+            return [fallback.detect(header, again)]
+        except DetectorError as error:
+            log.warning("nor does the model before detect it", camera=header.camera, error=str(error))
+            return None
 
     def _failed(self, work: Work, error: DetectorError) -> None:
         self.stats.failed += 1
@@ -126,7 +225,9 @@ class Worker:
         log.warning("frame not detected", camera=header.camera, seq=header.seq, cause=outcome, error=str(error))
         self._source.done(work, outcome=outcome)
 
-    def _record(self, work: Work, start_ns: int, end_ns: int, detections: list[Detection]) -> DetectionRecord:
+    def _record(
+        self, work: Work, model: str, start_ns: int, end_ns: int, detections: list[Detection]
+    ) -> DetectionRecord:
         header = work.frame
         return DetectionRecord(
             camera=header.camera,
@@ -135,7 +236,7 @@ class Worker:
             order=work.order,
             broker=work.broker,
             worker=self._source.name,
-            model=self._detector.model_name,
+            model=model,
             event_us=header.event_us,
             captured_ns=header.captured_ns,
             dispatched_ns=work.dispatched_ns,

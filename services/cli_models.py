@@ -9,7 +9,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from services import cli_registry
+from services import cli_deploy, cli_registry
 
 InWords = Callable[[], AbstractContextManager[None]]
 
@@ -62,3 +62,5 @@ def register(app: typer.Typer, in_words: InWords) -> None:
                 images=images,
             )
             raise typer.Exit(code)
+
+    cli_deploy.register(models, in_words)

@@ -13,8 +13,8 @@ from detector.claims import claim_cores
 from detector.detector import Detector
 from detector.worker import Worker
 from services.config import Config
+from services.follow import Follower, capacity, first_detector
 from services.link import link_keys, shared_rings
-from services.model_names import detector_settings
 from services.process import EXIT_BUG, EXIT_OK
 from wire import metrics
 from wire.consumer import WorkSource
@@ -38,30 +38,32 @@ def run(config: Config, stop: threading.Event, health: Health) -> None:
     link_keys(config, "client")  # refuses an impossible link now, and not after the model was loaded
     with claim_cores(config.runtime_dir / "cores", settings.cores_per_worker, wait_s=CLAIM_WAIT_S) as claim:
         claim.pin()
-        detector = _load_model(config, stop, health)
-        _work(config, detector, ",".join(str(core.number) for core in claim.cores), stop, health)
+        detector, runs = _load_model(config, stop, health)
+        cores = ",".join(str(core.number) for core in claim.cores)
+        _work(config, detector, stop, health, runs=runs, cores=cores)
 
 
-def _load_model(config: Config, stop: threading.Event, health: Health) -> Detector:
+def _load_model(config: Config, stop: threading.Event, health: Health) -> tuple[Detector, str]:
+    """The detector to begin with, and which model it is (as `wire.deployment.key_of` tells them apart)."""
     health.set("starting", doing="loading the model")
     loaded = threading.Event()
     keep_alive = threading.Thread(target=_beat, args=(loaded, stop, health), daemon=True)
     keep_alive.start()
     try:
-        detector = Detector.load(detector_settings(config), config.detector.cores_per_worker)
+        detector, runs = first_detector(config)
     finally:
         loaded.set()
         keep_alive.join()
     facts = detector.describe()
     log.info("worker ready", **{key: facts[key] for key in ("model", "engine", "head", "input", "rectangular")})
-    return detector
+    return detector, runs
 
 
-def _work(config: Config, detector: Detector, cores: str, stop: threading.Event, health: Health) -> None:
+def _work(config: Config, detector: Detector, stop: threading.Event, health: Health, *, runs: str, cores: str) -> None:
     source = WorkSource(
         config.workers_endpoint,
         detector.spec,
-        capacity=max(config.link.worker_credit, 2 * detector.batch),  # a batch in inference, the next at hand
+        capacity=capacity(config, detector),
         stuck_s=config.detector.inference_timeout_s,
         on_stuck=_end_hung_process,
         rings=shared_rings(config),
@@ -81,14 +83,17 @@ def _work(config: Config, detector: Detector, cores: str, stop: threading.Event,
         on_published=worker.published,
         on_shed=worker.shed,
     )
-    tell = partial(_set_health, health, worker, detector.describe(), cores)
-    unexport = metrics.export_counts(lambda: _counts(worker, source, outbox.stats()))
+    follower = Follower(config, worker, source.name, runs)
+    follower.start()
+    tell = partial(_set_health, health, worker, follower, cores)
+    unexport = metrics.export_counts(lambda: _counts(worker, source, follower, outbox.stats()))
     reporter = threading.Thread(target=_report, args=(stop, lambda: tell(outbox.stats())), name="health", daemon=True)
     reporter.start()
     try:
         worker.run(outbox, stop)
     finally:
         stop.set()
+        follower.stop()
         stats = outbox.close(FLUSH_S)
         source.close()
         reporter.join()
@@ -116,12 +121,16 @@ def _report(stop: threading.Event, tell: Callable[[], None]) -> None:
         tell()
 
 
-def _set_health(health: Health, worker: Worker, facts: dict[str, object], cores: str, outbox: OutboxStats) -> None:
+def _set_health(health: Health, worker: Worker, follower: Follower, cores: str, outbox: OutboxStats) -> None:
+    detector = worker.detector
+    astray = {"model_error": follower.trouble} if follower.trouble else {}
     health.set(
-        "ok",
+        "degraded" if astray else "ok",
         cores=cores,
-        model=str(facts["model"]),
-        engine=str(facts["engine"]),
+        model=detector.model_name,
+        sha256=detector.model.sha256,
+        engine=detector.choice.engine,
+        **astray,
         detected=worker.stats.detected,
         failed=worker.stats.failed,
         stale=worker.stats.stale,
@@ -132,7 +141,10 @@ def _set_health(health: Health, worker: Worker, facts: dict[str, object], cores:
     )
 
 
-def _counts(worker: Worker, source: WorkSource, outbox: OutboxStats) -> Iterable[metrics.Count]:
+def _counts(worker: Worker, source: WorkSource, follower: Follower, outbox: OutboxStats) -> Iterable[metrics.Count]:
+    model = {"model": worker.detector.model_name, "sha256": worker.detector.model.sha256[:16]}
+    yield metrics.Count("sparsecam_worker_model", "1 for the model in use.", 1, model, gauge=True)
+    yield metrics.Count("sparsecam_worker_model_changes", "Models taken up while running.", follower.changes)
     yield metrics.Count("sparsecam_worker_detected", "Frames inferred.", worker.stats.detected)
     yield metrics.Count("sparsecam_worker_failed", "Frames that the engine refused.", worker.stats.failed)
     yield metrics.Count("sparsecam_worker_stale", "Frames too old when their turn came.", worker.stats.stale)

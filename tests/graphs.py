@@ -95,12 +95,16 @@ def bright_box(
     dtype: str = "uint8",
     image_size: tuple[int, int] | None = (320, 320),
     four_outputs: bool = False,
+    refuses_light: bool = False,
     burden: int = 0,
+    slowness: int = 0,
     more: dict[str, str] | None = None,
 ) -> Path:
     """One box of class 0 around the bright pixels of the picture; its score is the brightest pixel's brightness.
 
-    `burden` convolutions of 3 to 3 channels come first and change nothing but the time it takes; `more` is metadata.
+    `refuses_light`: an inference error at the first bright pixel. `burden` convolutions of 3 to 3 channels come first
+    and change nothing but the time it takes. `slowness`: the side of the square matrices whose product each inference
+    must take. `more` is metadata.
     """
     g = Graph()
     picture = g.picture(dtype, "nchw")
@@ -123,6 +127,14 @@ def bright_box(
     (left, right), (top, bottom) = edges
     mask = g.op("Cast", g.op("Greater", columns, g.const(BRIGHT)), to=FLOAT)
     score = g.op("ReduceMax", g.op("Mul", mask, columns), axes=[1, 2, 3], keepdims=1)
+    if refuses_light:  # there is no second element to gather
+        lit = g.op("Cast", g.op("ReduceMax", mask, axes=[0, 1, 2, 3], keepdims=0), to=TensorProto.INT64)
+        score = g.op("Mul", score, g.op("Gather", g.const([1.0]), lit))
+    if slowness:
+        weights = np.random.default_rng(3).random((slowness, slowness)) / slowness
+        peak = g.op("ReduceMax", score, axes=[0, 1, 2, 3], keepdims=0)
+        product = g.op("MatMul", g.op("Mul", g.const(weights), peak), g.const(weights))
+        score = g.op("Add", score, g.mul(g.op("ReduceMax", product, keepdims=0), 1e-9))
     box = [g.reshape(edge, 0, 1, 1) for edge in (left, top, right, bottom)]
     metadata = {"names": repr({0: label})} if label else {}
     if image_size:

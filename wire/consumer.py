@@ -185,6 +185,16 @@ class WorkSource:
             self._holding -= len(works)
         self._say(Done([Ended(work.frame.camera, work.order, outcome) for work in works]))
 
+    @property
+    def spec(self) -> InputSpec:
+        """The picture that ingest is asked for."""
+        return self._spec
+
+    def announce(self, spec: InputSpec, capacity: int) -> None:
+        """Ask for other pictures from now on. Belongs to the thread of `next`; frames on their way are as they were."""
+        self._spec, self._capacity = spec, capacity
+        self._say_ready()
+
     def be_patient(self, seconds: float) -> None:
         """This frame takes long, for a good reason (its shape is compiled first): do not give us up until then."""
         self._patience_s = max(PATIENCE_S, seconds)

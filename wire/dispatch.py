@@ -152,9 +152,19 @@ class Dispatcher(Generic[Pixels]):
         self.spec = spec
         if worker := self.workers.get(identity):
             worker.spec, worker.quiet_until_s = spec, quiet_until_s
+            self._resize(identity, worker, capacity)
         else:
             self.workers[identity] = Worker(spec, capacity, quiet_until_s)
             self._idle.append(identity)
+
+    def _resize(self, identity: bytes, worker: Worker[Pixels], capacity: int) -> None:
+        """A worker that took up another model may hold more frames at once, or fewer."""
+        had_room = worker.has_room
+        worker.capacity = capacity
+        if worker.has_room and not had_room:
+            self._idle.append(identity)
+        elif had_room and not worker.has_room:
+            self._idle.remove(identity)
 
     def holds_nothing(self, identity: bytes, now_ns: int) -> list[End]:
         """A worker says that it has no frame: those sent to it some time ago were lost on the way and wait again."""
