@@ -15,7 +15,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from services import cli_bench, cli_deadletters, cli_models, cli_replay, cli_run
+from services import cli_bench, cli_deadletters, cli_jobs, cli_models, cli_replay, cli_run
 from services.cli_options import (
     ConfigOption,
     FormatOption,
@@ -276,6 +276,7 @@ cli_run.register(app, _in_words)
 cli_deadletters.register(app, _in_words)
 cli_bench.register(app, _in_words)
 cli_models.register(app, _in_words)
+cli_jobs.register(app, _in_words)
 cli_replay.register(app, _in_words)
 
 
