@@ -30,6 +30,9 @@ def register(app: typer.Typer, in_words: InWords) -> None:
         cfg: Annotated[Text, typer.Option("--cfg", help="yolov5n, s, m, l or x, -hardswish behind it or not.")] = None,
         weights: Annotated[Text, typer.Option("--weights", help="Checkpoint to start from. Default: none.")] = None,
         recipe: Annotated[Text, typer.Option("--recipe", help="A recipe's name, or a file of one.")] = None,
+        recipe_args: Annotated[
+            Text, typer.Option("--recipe-args", metavar="JSON", help='Numbers for the recipe: {"num_epochs": 20}')
+        ] = None,
         hyp: Annotated[Text, typer.Option("--hyp", help="YAML file of hyperparameters.")] = None,
         img: Annotated[Number, typer.Option("--img", help="Side of the pictures (pixels).")] = None,
         batch_size: Annotated[Number, typer.Option("--batch-size", help="Pictures in a batch.")] = None,
@@ -60,6 +63,7 @@ def register(app: typer.Typer, in_words: InWords) -> None:
             "cfg": cfg,
             "weights": weights,
             "recipe": recipe,
+            "recipe_args": recipe_args,
             "hyp": hyp,
             "img": img,
             "batch_size": batch_size,

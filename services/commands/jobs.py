@@ -28,7 +28,7 @@ HEARD_MS = 5000  # a trainer that lives speaks to Redis every second or so
 
 def submit(config: Config, arguments: dict[str, Any], publish: dict[str, Any], *, as_json: bool) -> int:
     """Hand a job in; 0. Raises JobError for words that no trainer would take."""
-    words = checked(TrainArguments, arguments).model_dump(exclude_defaults=True)
+    words = checked(TrainArguments, _read(arguments)).model_dump(exclude_defaults=True)
     chosen = checked(PublishArguments, publish).model_dump(exclude_defaults=True)
     job = Job(jobs.new_id(), words, chosen)
     with _connected(config) as link:
@@ -44,6 +44,14 @@ def submit(config: Config, arguments: dict[str, Any], publish: dict[str, Any], *
     if not alive:
         typer.echo("no trainer is running: `sparsecam run trainer` starts one", err=True)
     return 0
+
+
+def _read(arguments: dict[str, Any]) -> dict[str, Any]:
+    text = arguments.get("recipe_args")
+    try:
+        return {**arguments, "recipe_args": json.loads(text) if text else None}
+    except ValueError as error:
+        raise JobError(f'recipe_args: no JSON: {error}; expected such as {{"num_epochs": 20}}') from None
 
 
 def list_(config: Config, last: int, *, as_json: bool) -> int:

@@ -3,6 +3,7 @@ only below the folders that the trainer's own config names."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -33,6 +34,8 @@ class TrainArguments(BaseModel):
     cfg: Word | None = None
     weights: File | None = None
     recipe: File | None = None
+    # Numbers only: text would be put into the recipe, whose language can evaluate it.
+    recipe_args: Annotated[dict[Word, int | float], Field(max_length=50)] | None = None
     hyp: File | None = None
     img: Annotated[int, Field(ge=32, le=4096, multiple_of=32)] | None = None
     batch_size: Annotated[int, Field(ge=1, le=4096)] | None = None
@@ -76,6 +79,8 @@ def checked(model: type[Model], words: Mapping[str, Any]) -> Model:
 def train_words(job: Job, settings: TrainerSettings) -> tuple[TrainArguments, list[str]]:
     """The arguments of a job, and the command line of `sparsecam train` for it; raises JobError."""
     words = checked(TrainArguments, job.arguments)
+    if words.recipe_args and words.recipe is None:
+        raise JobError("recipe_args: given without a recipe; expected both or neither")
     data_dir, runs = _data_dir(settings), settings.runs
     found = {"data": below(words.data, (data_dir,), "data")}
     if words.weights is not None:
@@ -125,4 +130,4 @@ def _options(values: Mapping[str, Any]) -> Iterator[str]:
             if value:
                 yield option
         elif value is not None:
-            yield f"{option}={value}"
+            yield f"{option}={json.dumps(value) if isinstance(value, dict) else value}"

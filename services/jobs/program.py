@@ -109,14 +109,19 @@ class Program:
                 *whole, rest = (rest + chunk).split(b"\n")
                 for line in whole:
                     self._hold(line)
-                if len(rest) > LONGEST_LINE * 4:  # a progress bar draws over its line for ever
-                    rest = rest[rest.rfind(b"\r") :][-LONGEST_LINE:]
+                if len(rest) > LONGEST_LINE * 4:  # bytes of a character; a progress bar draws over its line for ever
+                    rest = rest.rpartition(b"\r")[2]
+                if len(rest) > LONGEST_LINE * 4:
+                    self._hold(rest)
+                    rest = b""
         if rest:
             self._hold(rest)
 
     def _hold(self, line: bytes) -> None:
         # Of a progress bar, what was seen last.
-        text = redact(line.rstrip(b"\r").rpartition(b"\r")[2].decode(errors="replace"))[:LONGEST_LINE]
+        text = redact(line.rstrip(b"\r").rpartition(b"\r")[2].decode(errors="replace"))
+        if len(text) > LONGEST_LINE:
+            text = text[: LONGEST_LINE - 1] + "…"
         with self._lock:
             self._last.append(text)
             if len(self._held) >= LINES_HELD:

@@ -28,7 +28,7 @@ class Plan:
 
     folder: JobFolder
     stages: tuple[Stage, ...]
-    epochs: int  # asked for; 0: the command's own, or the recipe's
+    epochs: int  # asked for; 0: the command's own, or the recipe's, which wins
     model: str  # name in the registry; empty: not published
 
 
@@ -42,11 +42,11 @@ def plan_of(job: Job, settings: TrainerSettings) -> Plan:
     onnx = folder.path / f"{publish.name or 'model'}.onnx"
     stages = [
         Stage("train", lambda: _train(folder, options)),
-        Stage("export", lambda: _export(folder.best, onnx, publish)),
+        Stage("export", lambda: _export(folder, onnx, publish)),
     ]
     if publish.name:
         stages.append(Stage("publish", lambda: _publish(onnx, publish)))
-    return Plan(folder, tuple(stages), words.epochs or 0, publish.name or "")
+    return Plan(folder, tuple(stages), 0 if words.recipe else words.epochs or 0, publish.name or "")
 
 
 def _train(folder: JobFolder, options: list[str]) -> Command:
@@ -56,7 +56,9 @@ def _train(folder: JobFolder, options: list[str]) -> Command:
     return ("train", *options, f"--project={folder.path}", f"--name={folder.run.name}")
 
 
-def _export(checkpoint: Path, onnx: Path, publish: PublishArguments) -> Command:
+def _export(folder: JobFolder, onnx: Path, publish: PublishArguments) -> Command:
+    # Without pictures to validate on there is no best epoch.
+    checkpoint = folder.best if folder.best.is_file() else folder.last
     return ("export", str(checkpoint), f"--out={onnx}", *(("--dynamic",) if publish.dynamic else ()))
 
 
