@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime, timezone
 from typing import Any, Literal
 
@@ -155,8 +155,21 @@ def status(link: Link, job_id: str) -> JobStatus | None:
 
 def statuses(link: Link, newest: int) -> list[JobStatus]:
     """The newest jobs, the oldest of them first; those that were forgotten or cannot be read are left out."""
+    return _statuses(link, reversed(_sent(link, "XREVRANGE", JOBS_KEY, "+", "-", "COUNT", newest)))
+
+
+def waiting(link: Link, most: int) -> int:
+    """How many of the next `most` jobs that no trainer was given yet are still wanted."""
+    (reply,) = link.send(("XINFO", "GROUPS", JOBS_KEY))
+    groups = [] if isinstance(reply, redis.ResponseError) else reply  # no stream yet
+    given = {one[1]: one[one.index(b"last-delivered-id") + 1] for one in groups}.get(GROUP.encode(), b"0-0")
+    entries = _sent(link, "XRANGE", JOBS_KEY, f"({given.decode()}", "+", "COUNT", most)
+    return sum(one.state == "queued" for one in _statuses(link, entries))
+
+
+def _statuses(link: Link, entries: Iterable[tuple[bytes, list[bytes]]]) -> list[JobStatus]:
     found = []
-    for _, fields in reversed(_sent(link, "XREVRANGE", JOBS_KEY, "+", "-", "COUNT", newest)):
+    for _, fields in entries:
         try:
             one = status(link, read_job(dict(zip(fields[::2], fields[1::2], strict=False)).get(b"d", b"")).id)
         except WireError:

@@ -32,7 +32,7 @@ def submit(config: Config, arguments: dict[str, Any], publish: dict[str, Any], *
     chosen = checked(PublishArguments, publish).model_dump(exclude_defaults=True)
     job = Job(jobs.new_id(), words, chosen)
     with _connected(config) as link:
-        waiting = sum(one.state == "queued" for one in jobs.statuses(link, jobs.JOBS_MAXLEN))
+        waiting = jobs.waiting(link, 2 * MOST_WAITING)
         if waiting >= MOST_WAITING:
             raise JobError(f"{waiting} jobs wait already; cancel some, or start another trainer")
         jobs.submit(link, job)

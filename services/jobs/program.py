@@ -84,7 +84,8 @@ class Program:
     def reason(self) -> str:
         """Its last line: where our own commands say what was wrong."""
         with self._lock:
-            return next((line for line in reversed(self._last) if line.strip()), "")
+            last = next((line for line in reversed(self._last) if line.strip()), "")
+        return last.removeprefix("sparsecam: ")
 
     def stop(self, within_s: float) -> None:
         """Ask it to stop; kill it, and all it started, when it has not."""

@@ -79,6 +79,7 @@ class JobRun:
         self._command = command
         self._each_tick = each_tick
         self._attempts = taken.attempts
+        self._reached = 0  # epochs that were ever finished
         self._fields: dict[str, str | int] = {}  # to be said
         self._lines: deque[LogLine] = deque()  # to be said
         self._shed = 0
@@ -102,7 +103,9 @@ class JobRun:
             record = plan.folder.record()
         except (JobError, OSError) as error:
             return self._end("failed", str(error), stop)
-        self._fields |= {"folder": str(plan.folder.path), "epochs": plan.epochs}
+        epoch, _ = newest_row(plan.folder.results)
+        self._reached = self._counts.epoch = epoch
+        self._fields |= {"folder": str(plan.folder.path), "epochs": plan.epochs, "epoch": epoch}
         try:
             outcome, reason = self._stages(plan, record, stop)
             if outcome in ENDED:
@@ -196,8 +199,10 @@ class JobRun:
         epoch, row = newest_row(plan.folder.results)
         if epoch != self._counts.epoch:
             self._counts.epoch = epoch
-            self._attempts = 0  # it gets on
-            self._fields |= {"epoch": epoch, "row": json.dumps(row), "attempts": 0}
+            self._fields |= {"epoch": epoch, "row": json.dumps(row)}
+        if epoch > self._reached:  # it gets on, and does not only repeat an epoch that was lost
+            self._reached, self._attempts = epoch, 0
+            self._fields["attempts"] = 0
 
     def _say(self, *, now: bool = False) -> Literal["ours", "cancel", "lost"]:
         if not now and time.monotonic() - self._said_s < SAY_EVERY_S:

@@ -12,8 +12,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import redis
 
@@ -24,7 +27,7 @@ from wire.jobs import Job, JobStatus
 from wire.streams import Link
 from wire.valkey import EmbeddedValkey
 
-# data.yaml holds what shall happen: `epoch_s`, and of the words `refuse`, `die`, `deaf` those that are to be.
+# data.yaml holds what shall happen: `epoch_s`, and of the words `refuse`, `dieN`, `deaf` those that are to be.
 STAND_IN = """
 import os, signal, sys, time
 from pathlib import Path
@@ -53,7 +56,7 @@ if "refuse" in words:
 first = int(last.read_text()) if last.exists() else 0
 for epoch in range(first, int(epochs)):
     time.sleep(float(epoch_s))
-    if "die" in words:
+    if f"die{epoch}" in words:
         os.kill(os.getpid(), signal.SIGKILL)
     new = "" if results.exists() else "epoch,metrics/mAP_0.5\\n"
     with results.open("a") as file:
@@ -70,7 +73,8 @@ from services.config import load
 from services.process import LogOptions, run_process
 from services.trainer import run
 command = lambda *words: (sys.executable, sys.argv[2], *words)
-sys.exit(run_process("trainer", load(Path(sys.argv[1]), {}), partial(run, command=command), logs=LogOptions()))
+main = partial(run, command=command) if sys.argv[2] else run
+sys.exit(run_process("trainer", load(Path(sys.argv[1]), {}), main, logs=LogOptions()))
 """
 
 
@@ -85,16 +89,17 @@ class Site:
     link: Link
     started: list[subprocess.Popen[str]] = field(default_factory=list)
 
-    def start(self, name: str = "t1") -> subprocess.Popen[str]:
+    def start(self, name: str = "t1", program: str = "stand_in.py") -> subprocess.Popen[str]:
+        """A trainer; without a `program` its jobs are done by our own commands."""
         config = self.folder / f"{name}.yaml"
         config.write_text(
             f"runtime_dir: {self.folder}/run\nmetrics: {{enabled: false}}\nredis: {{url: '{self.valkey.url}'}}\n"
             f"trainer: {{name: {name}, data_dir: {self.folder}/data, runs_dir: {self.folder}/runs}}\n"
         )
-        script = self.folder / "stand_in.py"
-        script.write_text(STAND_IN)
+        script = str(self.folder / program) if program else ""
+        (self.folder / "stand_in.py").write_text(STAND_IN)
         process = subprocess.Popen(
-            [sys.executable, "-c", TRAINER, str(config), str(script)],
+            [sys.executable, "-c", TRAINER, str(config), script],
             env=self.environment,
             stderr=subprocess.PIPE,
             text=True,
@@ -218,7 +223,7 @@ def test_a_running_job_is_cancelled_and_the_next_begun(site: Site) -> None:
 
 
 def test_a_killed_program_is_started_again_but_not_for_ever(site: Site) -> None:
-    lucky, hopeless = site.submit("0.4", epochs=7), site.submit("0.1 die")
+    lucky, hopeless = site.submit("0.4", epochs=7), site.submit("0.1 die2")
     site.start()
     site.reach(lucky, lambda now: now.epoch >= 1)
     os.kill(site.program(lucky), signal.SIGKILL)
@@ -226,6 +231,34 @@ def test_a_killed_program_is_started_again_but_not_for_ever(site: Site) -> None:
     assert (done.epoch, len(site.epochs(lucky)), done.attempts) == (7, 7, 0)
     failed = site.reach(hopeless, lambda now: now.state == "failed")
     assert "train was killed (-9) 3 times without finishing an epoch" in failed.error
+    assert (failed.epoch, sum("--resume" in line for line in site.lines(hopeless))) == (2, 3)
+
+
+def test_a_job_that_takes_the_trainer_with_it_is_given_up(site: Site) -> None:
+    job = site.submit("60")  # no epoch is finished
+    for attempt in range(1, 4):
+        process = site.start()
+        site.wait_until(lambda: site.status(job).attempts == attempt, 30)  # noqa: B023
+        process.kill()
+        process.wait()
+    site.start()
+    assert "the trainer died 3 times" in site.reach(job, lambda now: now.state == "failed").error
+
+
+def test_a_stop_is_as_quick_when_redis_hangs(site: Site) -> None:
+    job = site.submit("0.4 deaf", epochs=100)
+    process = site.start()
+    program = site.program(job)
+    assert site.valkey.pid
+    os.kill(site.valkey.pid, signal.SIGSTOP)
+    try:
+        asked = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=20)
+        assert time.monotonic() - asked < 5
+    finally:
+        os.kill(site.valkey.pid, signal.SIGCONT)
+    assert not alive(program)
 
 
 def test_a_training_goes_on_while_redis_is_away(site: Site) -> None:
@@ -261,3 +294,38 @@ def test_without_a_folder_of_data_it_says_what_to_set(site: Site) -> None:
     _, words = process.communicate(timeout=30)
     assert process.returncode == EXIT_UNUSABLE
     assert "trainer.data_dir" in words and "Traceback" not in words
+
+
+@pytest.mark.slow
+def test_a_real_training_that_was_killed_goes_on(site: Site) -> None:
+    """As above with `sparsecam train` itself: white squares on grey, seven epochs of a second each."""
+    pytest.importorskip("torch", reason="the trainer is not installed")
+    if find_spec("services.commands.train") is None:
+        pytest.skip("this build has no `sparsecam train`")
+    squares(site.folder / "data" / "squares")
+    job = Job(jobs.new_id(), {"data": "squares/data.yaml", "cfg": "yolov5n", "img": 64, "batch_size": 4, "epochs": 7})
+    jobs.submit(site.link, job)
+    first = site.start(program="")
+    site.wait_until(lambda: site.status(job.id).epoch >= 2 or site.status(job.id).error, 90)
+    assert site.status(job.id).error == ""
+    first.kill()
+    first.wait()
+    site.start(program="")
+    site.wait_until(lambda: site.status(job.id).epoch == 7 or site.status(job.id).error, 90)
+    assert [row.split(",")[0] for row in site.epochs(job.id)] == list("0123456")
+    assert (site.folder / "runs" / job.id / "train" / "weights" / "last.pt").is_file()
+
+
+def squares(folder: Path) -> None:
+    """A data set of eight pictures."""
+    draw = np.random.default_rng(1)
+    for part in ("images", "labels"):
+        (folder / part).mkdir(parents=True)
+    for number in range(8):
+        x, y = draw.integers(0, 40, 2)
+        picture = np.full((64, 64, 3), 90, np.uint8)
+        picture[y : y + 24, x : x + 24] = 255
+        cv2.imwrite(str(folder / "images" / f"{number}.png"), picture)
+        label = f"0 {(x + 12) / 64} {(y + 12) / 64} 0.375 0.375\n"
+        (folder / "labels" / f"{number}.txt").write_text(label)
+    (folder / "data.yaml").write_text("path: .\ntrain: images\nval: images\nnames: [square]\n")

@@ -141,6 +141,17 @@ def test_rubbish_in_the_stream_is_dropped_and_counted(link: Link, queue: Queue) 
     assert [one.id for one in jobs.statuses(link, 10)] == [job.id]
 
 
+def test_jobs_that_wait_are_counted(link: Link, queue: Queue) -> None:
+    assert jobs.waiting(link, 100) == 0
+    taken, wanted, unwanted = submitted(link), submitted(link), submitted(link)
+    jobs.cancel(link, unwanted.id)
+    assert jobs.waiting(link, 100) == 2
+    assert take(queue()).job == taken
+    assert jobs.waiting(link, 100) == 1
+    jobs.cancel(link, wanted.id)
+    assert jobs.waiting(link, 100) == 0
+
+
 def test_an_id_is_used_once_and_a_job_that_is_too_large_refused(link: Link) -> None:
     job = submitted(link)
     with pytest.raises(WireError, match="already"):
