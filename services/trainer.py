@@ -15,7 +15,7 @@ import structlog
 from services.child import sparsecam
 from services.config import Config
 from services.jobs.arguments import JobError
-from services.jobs.runner import Command, Counts, JobRun
+from services.jobs.runner import Command, Counts, JobRun, Outcome
 from wire import metrics
 from wire.health import Health
 from wire.job_queue import RETRY_S, JobQueue
@@ -49,9 +49,9 @@ def run(config: Config, stop: threading.Event, health: Health, *, command: Comma
             job=counts.job,
             stage=counts.stage,
             epoch=counts.epoch,
-            done=counts.done,
-            failed=counts.failed,
-            cancelled=counts.cancelled,
+            done=counts.left["done"],
+            failed=counts.left["failed"],
+            cancelled=counts.left["cancelled"],
         )
 
     told = False
@@ -98,10 +98,10 @@ def _exported(queue: JobQueue, counts: Counts) -> Iterator[None]:
 
 
 def _counts(queue: JobQueue, now: Counts) -> Iterable[metrics.Count]:
-    ended = {"done": now.done, "failed": now.failed, "cancelled": now.cancelled}
-    left = {"interrupted": now.interrupted, "lost": now.lost}
-    for state, count in (ended | left).items():
-        yield metrics.Count("sparsecam_trainer_jobs", "Jobs that this trainer left, by how.", count, {"state": state})
+    ways: tuple[Outcome, ...] = ("done", "failed", "cancelled", "interrupted", "lost")
+    for way in ways:
+        labels: dict[str, str] = {"state": way}
+        yield metrics.Count("sparsecam_trainer_jobs", "Jobs that this trainer left, by how.", now.left[way], labels)
     yield metrics.Count("sparsecam_trainer_busy", "1 while there is a job.", int(bool(now.job)), gauge=True)
     yield metrics.Count("sparsecam_trainer_epoch", "Epochs that the job has finished.", now.epoch, gauge=True)
     yield metrics.Count("sparsecam_trainer_restarts", "Programs started again after they were killed.", now.restarts)

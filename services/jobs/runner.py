@@ -11,9 +11,9 @@ import json
 import signal
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import structlog
@@ -46,11 +46,7 @@ Command = Callable[..., Sequence[str]]
 class Counts:
     """What a trainer has done since it started, and does now."""
 
-    done: int = 0
-    failed: int = 0
-    cancelled: int = 0
-    interrupted: int = 0
-    lost: int = 0
+    left: Counter[Outcome] = field(default_factory=Counter)  # jobs, by how
     restarts: int = 0  # programs started again after they were killed
     lines_shed: int = 0
     job: str = ""
@@ -94,7 +90,7 @@ class JobRun:
             outcome = self._run(stop)
         finally:
             self._counts.job, self._counts.stage, self._counts.epoch = "", "", 0
-        setattr(self._counts, outcome, getattr(self._counts, outcome) + 1)
+        self._counts.left[outcome] += 1
         return outcome
 
     def _run(self, stop: threading.Event) -> Outcome:
