@@ -4,7 +4,8 @@
 #   deploy/wheelhouse.sh [PYTHON]       PYTHON: of the version and platform of the image's base (default: python3)
 #
 # Uses whatever index this machine's pip is set up for, passwords included: none of that reaches the image. Run it again
-# after every change of the source; the wheels of the run before are removed first.
+# after every change of the source; the wheels of the run before are removed first. For the trainer's image too:
+# EXTRAS=notify,train deploy/wheelhouse.sh
 set -eu
 
 python=${1:-python3}
@@ -21,5 +22,5 @@ esac
 
 rm -f "$here"/wheelhouse/*.whl
 # redis-py asks for async-timeout only before Python 3.11.3: this Python may be past that and the base's not (Debian 12: 3.11.2).
-"$python" -m pip wheel --quiet --wheel-dir "$here/wheelhouse" "$here/..[notify]" async-timeout
+"$python" -m pip wheel --quiet --wheel-dir "$here/wheelhouse" "$here/..[${EXTRAS:-notify}]" async-timeout
 echo "wheelhouse: $(find "$here/wheelhouse" -name '*.whl' | wc -l) wheels for Python $found; to build from the index again, remove them"

@@ -19,6 +19,7 @@ from services import (
     cli_bench,
     cli_data,
     cli_deadletters,
+    cli_jobs,
     cli_models,
     cli_replay,
     cli_run,
@@ -289,6 +290,7 @@ cli_deadletters.register(app, _in_words)
 cli_bench.register(app, _in_words)
 cli_data.register(app, _in_words)
 cli_models.register(app, _in_words)
+cli_jobs.register(app, _in_words)
 cli_replay.register(app, _in_words)
 cli_train.register(app, _in_words)
 

@@ -33,12 +33,13 @@ class LogStyle(str, Enum):
 
 
 class Role(str, Enum):
-    """A process of the live path."""
+    """A process of ours: those of the live path, and the trainer."""
 
     broker = "broker"
     ingest = "ingest"
     detector = "detector"
     sink = "sink"
+    trainer = "trainer"
 
 
 # typer reads these at run time; Optional[...] and not `| None` since click's older converters know only that.

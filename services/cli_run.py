@@ -35,10 +35,14 @@ def register(app: typer.Typer, in_words: InWords) -> None:
     def start(role: Role, config: Path | None, index: int | None, level: Level, style: LogStyle) -> None:
         with in_words():
             import importlib
+            import os
 
+            from services.config import FILE_VARIABLE
             from services.process import run_process
 
-            loaded, _ = load_config(config)
+            loaded, found = load_config(config)
+            if found is not None:  # the commands that a trainer starts are to read the same config
+                os.environ[FILE_VARIABLE] = str(found.absolute())
             module = importlib.import_module(f"services.{role.value}")
             code = run_process(role.value, loaded, module.run, index=index, logs=log_options(level, style))
             raise typer.Exit(code)
@@ -86,3 +90,17 @@ def register(app: typer.Typer, in_words: InWords) -> None:
     ) -> None:
         """Turn detections into alerts by the rules of the config."""
         start(Role.sink, config, index, log_level, log_format)
+
+    @run.command("trainer")
+    def trainer(
+        *,
+        config: ConfigOption = None,
+        index: IndexOption = None,
+        log_level: LevelOption = Level.info,
+        log_format: FormatOption = LogStyle.console,
+    ) -> None:
+        """Take training jobs (`sparsecam jobs`), one at a time, and publish their models. Not part of `sparsecam up`.
+
+        Works at the lowest priority, so it may run beside the cameras. Killed, it takes its job up where it was.
+        """
+        start(Role.trainer, config, index, log_level, log_format)

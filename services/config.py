@@ -22,6 +22,7 @@ from services.config_errors import ConfigError, problem_of, real_path
 from services.config_outputs import output_problems
 from services.config_registry import RegistrySettings
 from services.config_rules import class_problems, rule_problems
+from services.jobs.settings import TrainerSettings
 from services.yaml_source import Place, Problem, Source, dotted, read_yaml
 from sink.incident_settings import IncidentSettings
 from sink.outputs.settings import OutputSettings
@@ -98,6 +99,9 @@ class Config(BaseModel):
     )
     outputs: dict[Name, OutputSettings] = Field(
         default_factory=dict, description="Where alerts are sent to, by a name of your own; each has a kind."
+    )
+    trainer: TrainerSettings = Field(
+        default_factory=_defaults(TrainerSettings), description="The process that takes training jobs, one at a time."
     )
     redis: RedisSettings = Field(
         default_factory=_defaults(RedisSettings), description="Where detections and alerts go."

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 Stage = Literal["capture", "queue", "inference", "publish"]
-Role = Literal["broker", "ingest", "detector", "sink"]
+Role = Literal["broker", "ingest", "detector", "sink", "trainer"]
 
 # 0.5 ms (a loopback hop) to 5 s (ten times the default maximum age), dense where inference on one core lies
 # (4-100 ms).

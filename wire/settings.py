@@ -67,6 +67,7 @@ class MetricsSettings(BaseModel):
     broker_port: int = Field(9101, ge=0, le=65535, description="Broker's port (0: any free one).")
     ingest_port: int = Field(9102, ge=0, le=65535, description="Ingest's port (0: any free one).")
     sink_port: int = Field(9103, ge=0, le=65535, description="Sink's port (0: any free one).")
+    trainer_port: int = Field(9104, ge=0, le=65535, description="Trainer's port (0: any free one).")
     detector_port: int = Field(
         9110, ge=0, le=65535, description="First worker's port; worker N takes this plus N (0: any free one)."
     )

@@ -10,6 +10,7 @@ Keys (`{camera}` stands in braces literally: the hash tag that keeps a camera's 
 - `sparsecam:alerts`  stream and pub/sub channel of alerts (wire/alerts.py)
 - `sparsecam:deadletters:<output>`  stream of the alerts that an output gave up (sink/outputs/deadletters.py)
 - `sparsecam:outputs:owner`  which process runs the outputs (sink/outputs/lease.py)
+- `sparsecam:jobs`, `sparsecam:job:*`  training jobs (wire/jobs.py)
 """
 
 from __future__ import annotations

@@ -67,6 +67,22 @@ def test_all_five_services_are_there(services: dict[str, Service]) -> None:
     assert set(services) == {"valkey", *OURS}
 
 
+def test_the_trainer_comes_only_when_asked_for_and_with_what_is_left_over() -> None:
+    project = config(COMPOSE_PROFILES="trainer")
+    trainer, ingest = project["services"]["trainer"], project["services"]["ingest"]
+    assert trainer["build"]["args"] == {**ingest["build"]["args"], "EXTRAS": "notify,train"}
+    assert trainer["image"] != ingest["image"]
+    assert trainer["cpu_shares"] < ingest["cpu_shares"] and trainer["oom_score_adj"] > 0
+    assert trainer["read_only"] is True and trainer["cap_drop"] == ["ALL"] and trainer["user"] == ingest["user"]
+    assert trainer["healthcheck"]["test"] == ["CMD", "sparsecam", "health", "trainer"]
+    written = {target for target, mount in mounts(trainer).items() if not mount.get("read_only")}
+    assert written == {"/run/sparsecam", "/var/lib/sparsecam/runs", "/models"}
+    loaded = load(DEPLOY / "sparsecam.yaml", trainer["environment"])
+    assert (loaded.trainer.name, str(loaded.trainer.data_dir)) == ("trainer", "/data")
+    assert str(loaded.trainer.runs) == "/var/lib/sparsecam/runs"
+    assert trainer["expose"] == [str(loaded.metrics.trainer_port)]
+
+
 def test_every_container_is_closed(services: dict[str, Service]) -> None:
     for name, service in services.items():
         assert service["read_only"] is True, name

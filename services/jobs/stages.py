@@ -1,0 +1,67 @@
+"""The programs of a job, in order: train, export, publish. Each is a command of ours, as a person would give it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from services.jobs.arguments import JobError, PublishArguments, checked, train_words
+from services.jobs.folder import JobFolder
+from services.jobs.settings import TrainerSettings
+from wire.jobs import Job
+
+Command = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One program. `command` is asked anew for each attempt, since a training goes on from where it is."""
+
+    name: str
+    command: Callable[[], Command]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a job comes to on this machine."""
+
+    folder: JobFolder
+    stages: tuple[Stage, ...]
+    epochs: int  # asked for; 0: the command's own, or the recipe's, which wins
+    model: str  # name in the registry; empty: not published
+
+
+def plan_of(job: Job, settings: TrainerSettings) -> Plan:
+    """Raises JobError for a job that cannot be done as it is written."""
+    if job.kind != "train":
+        raise JobError(f"kind {job.kind!r}: expected 'train'")
+    words, options = train_words(job, settings)
+    publish = checked(PublishArguments, job.publish)
+    folder = JobFolder(settings.runs, job)
+    onnx = folder.path / f"{publish.name or 'model'}.onnx"
+    stages = [
+        Stage("train", lambda: _train(folder, options)),
+        Stage("export", lambda: _export(folder, onnx, publish)),
+    ]
+    if publish.name:
+        stages.append(Stage("publish", lambda: _publish(onnx, publish)))
+    return Plan(folder, tuple(stages), 0 if words.recipe else words.epochs or 0, publish.name or "")
+
+
+def _train(folder: JobFolder, options: list[str]) -> Command:
+    if folder.last.is_file():
+        return ("train", f"--resume={folder.run}")
+    folder.clear_run()
+    return ("train", *options, f"--project={folder.path}", f"--name={folder.run.name}")
+
+
+def _export(folder: JobFolder, onnx: Path, publish: PublishArguments) -> Command:
+    # Without pictures to validate on there is no best epoch.
+    checkpoint = folder.best if folder.best.is_file() else folder.last
+    return ("export", str(checkpoint), f"--out={onnx}", *(("--dynamic",) if publish.dynamic else ()))
+
+
+def _publish(onnx: Path, publish: PublishArguments) -> Command:
+    peers = {"baseline": publish.baseline, "dense": publish.dense}
+    return ("models", "add", str(onnx), *(f"--{name}={value}" for name, value in peers.items() if value))
