@@ -54,6 +54,8 @@ class _Begun:
 def prepare_new(settings: TrainSettings, say: Say) -> Job:
     """A training from its first epoch, in a folder of its own; raises TrainerError."""
     recipe = _recipe(settings)
+    if recipe is not None:
+        settings = settings.model_copy(update={"epochs": recipe_epochs(recipe)})
     hyp = read_hyp(settings.hyp)
     place = find_place(settings.device, settings.precision)
     config = read_data(settings.data)  # before a folder is made for nothing
@@ -143,6 +145,14 @@ def _recipe(settings: TrainSettings) -> str | None:
     from trainer.recipes import read_recipe
 
     return read_recipe(settings.recipe, **settings.recipe_args)
+
+
+def recipe_epochs(recipe: str) -> int:
+    """How many epochs a recipe wants, which wins over what was asked for."""
+    from trainer.recipes import parse
+    from trainer.sparsify import Facts
+
+    return Facts(parse(recipe)).epochs
 
 
 def _run(network: YoloV5, begun: _Begun, progress: Progress, place: Place, batches: int) -> Run:
