@@ -29,7 +29,7 @@ def is_fitted(header: FrameHeader, spec: InputSpec) -> bool:
 
 
 def refit(header: FrameHeader, pixels: memoryview | Pixels, spec: InputSpec) -> tuple[FrameHeader, Pixels]:
-    """The same picture as `spec` wants it, as RGB (height, width, 3): about 1 ms for 416x416.
+    """The same picture as `spec` wants it, as RGB (height, width, 3).
 
     Raises BadFrame where header and pixels disagree.
     """

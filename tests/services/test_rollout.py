@@ -119,8 +119,9 @@ def test_every_deployment_comes_to_an_end(events: list[tuple[str, str]]) -> None
         if (event := plan.get(step // 3)) is not None and step % 3 == 0:
             fate[event[0]] = event[1]
         for name in runs:
-            if fate.get(name) in (None, "ok"):
-                runs[name] = NEW.sha256 if now.model_for(name, runs[name]) == NEW else ""
+            wanted = NEW.sha256 if now.model_for(name, runs[name]) == NEW else ""
+            if fate.get(name) in {None, "ok"} or (fate[name] == "fails" and not wanted):
+                runs[name] = wanted
         last.update({name: step for name in runs if fate.get(name) != "dies"})
         reports = [
             worker(
