@@ -19,7 +19,9 @@ import yaml
 
 from trainer.errors import RecipeError
 
-FOLDER = Path(__file__).resolve().parent.parent / "recipes"
+# Inside the installed package, or at the top of the checkout.
+_PACKAGED = Path(__file__).with_name("shipped_recipes")
+FOLDER = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).resolve().parent.parent / "recipes"
 _FRONT = re.compile(r"\A\s*---\s*\n(.*?)\n---\s*(?:\n|\Z)(.*)", re.DOTALL)
 _EVAL = re.compile(r"eval\((.*)\)", re.DOTALL)
 _MAX_DEPTH = 20  # of parameters that name others
