@@ -33,3 +33,7 @@ class CardError(TrainerError):
 
 class RegistryError(TrainerError):
     """The registry has no such model, or has one that is not what its card says."""
+
+
+class ExportError(TrainerError):
+    """The network cannot be exported so, or what was exported does not say what the network says."""

@@ -1,0 +1,211 @@
+"""From a trained network to the ONNX file that the workers load, in the form that engines run fastest.
+
+Bytes go in, (batch, 3, height, width) RGB; decoded rows come out. PyTorch writes the graph up to the raw heads, where
+nothing depends on the picture's size; the decoding is appended by hand (`trainer.graph.decode`), so the file runs at
+any multiple of the stride once its input says so.
+"""
+
+from __future__ import annotations
+
+import copy
+import gzip
+import tempfile
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from onnx.onnx_ml_pb2 import ModelProto
+from torch import Tensor, nn
+
+from trainer.checkpoint import build, read_checkpoint
+from trainer.errors import ExportError
+from trainer.facts import Facts, metadata
+from trainer.graph.decode import append_decoding
+from trainer.graph.verify import difference
+from trainer.layers import Conv, Detect
+from trainer.model import STRIDES, YoloV5
+
+INPUT, OUTPUT = "images", "output0"  # as YOLOv5's own exports name them
+_OPSET = 13  # the newest that DeepSparse 1.8 reads whole, and the oldest with quantisation per channel
+_ANCHORS = 3  # a level
+_WHITE = 255  # the network's 1.0
+# A float graph differs from its network by rounding: measured 2e-6 of the side and 2e-6 of a score.
+_MOST_SIDES, _MOST_SCORE = 1e-4, 1e-3
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An ONNX file and what was measured of it."""
+
+    onnx: bytes
+    quantised: bool
+    sides: float  # largest difference of a box from PyTorch's, in parts of the picture's longer side
+    score: float  # largest difference of a score
+
+    def compressed(self) -> bytes:
+        """By gzip; the same bytes for the same model, whenever."""
+        return gzip.compress(self.onnx, 9, mtime=0)
+
+
+def export_checkpoint(
+    data: bytes,
+    name: str,
+    facts: Facts,
+    *,
+    image_size: tuple[int, int] | None = None,
+    batch: int = 1,
+    dynamic: bool = False,
+) -> Exported:
+    """Export the bytes of a checkpoint. `image_size` is (height, width) in pixels, None: the checkpoint's own.
+
+    The input has this batch and size or, where `dynamic`, names instead of numbers. Raises CheckpointError or
+    ExportError.
+    """
+    checkpoint = read_checkpoint(data, name)
+    network = build(checkpoint)
+    names = checkpoint.labels or {number: f"class{number}" for number in range(checkpoint.classes)}
+    return export_network(
+        network, names, facts, image_size=image_size or checkpoint.image_size, batch=batch, dynamic=dynamic
+    )
+
+
+def export_network(
+    network: YoloV5,
+    names: dict[int, str],
+    facts: Facts,
+    *,
+    image_size: tuple[int, int],
+    batch: int = 1,
+    dynamic: bool = False,
+) -> Exported:
+    """Export a float network, which is left as it is. Arguments as for `export_checkpoint`; raises ExportError."""
+    _check_size(image_size)
+    network = copy.deepcopy(network).cpu().float().eval()
+    proto = onnx.load_model_from_string(float_heads(network, image_size))
+    head = _head(network)
+    anchors = (head.anchors * torch.tensor(head.strides).view(-1, 1, 1)).numpy()
+    raw = [output.name for output in proto.graph.output]
+    append_decoding(proto.graph, raw, strides=head.strides, anchors=anchors, classes=len(names), output=OUTPUT)
+    set_input(proto, batch, image_size, dynamic=dynamic)
+    told = metadata(
+        facts,
+        names=names,
+        image_size=image_size,
+        strides=head.strides,
+        # Six digits are more than float32 has: 13 and not 13.000001.
+        anchors=[[[float(f"{side:.6g}") for side in anchor] for anchor in level] for level in anchors],
+        batch=None if dynamic else batch,
+    )
+    onnx.helper.set_model_props(proto, told)
+    proto.producer_name = "sparsecam"
+    onnx.checker.check_model(proto)
+    data = bytes(proto.SerializeToString())
+    sides, score = _largest_difference(data, network, image_size, batch)
+    if sides > _MOST_SIDES or score > _MOST_SCORE:
+        raise ExportError(
+            f"the exported graph differs from its network by {sides:.2g} of the picture's side and {score:.2g} of a "
+            f"score, expected at most {_MOST_SIDES:g} and {_MOST_SCORE:g}; nothing was written"
+        )
+    return Exported(data, quantised=False, sides=sides, score=score)
+
+
+def float_heads(network: YoloV5, image_size: tuple[int, int]) -> bytes:
+    """The float network as ONNX from bytes to its raw heads, coarsest last; fuses a copy of it."""
+    network = copy.deepcopy(network)
+    network.fuse()
+    first = network.model[0]
+    assert isinstance(first, Conv)
+    with torch.no_grad():
+        first.conv.weight /= _WHITE
+    head = _head(network)
+    network.model[-1] = _Heads(head.m)
+    return traced(_FromBytes(network), image_size, [f"raw{stride}" for stride in head.strides])
+
+
+def traced(network: nn.Module, image_size: tuple[int, int], outputs: Sequence[str]) -> bytes:
+    """What PyTorch's exporter writes of a network that takes bytes (1, 3, h, w); raises ExportError."""
+    pictures = torch.zeros(1, 3, *image_size, dtype=torch.uint8)
+    with tempfile.TemporaryDirectory(prefix="sparsecam-") as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of its age: the newer exporter writes what DeepSparse does not read
+        path = Path(folder) / "traced.onnx"
+        try:
+            torch.onnx.export(
+                network,
+                (pictures,),
+                str(path),
+                opset_version=_OPSET,
+                dynamo=False,
+                input_names=[INPUT],
+                output_names=list(outputs),
+            )
+        except RuntimeError as error:
+            raise ExportError(f"PyTorch cannot export the network: {str(error)[:500]}") from error
+        return path.read_bytes()
+
+
+def set_input(proto: ModelProto, batch: int, image_size: tuple[int, int], *, dynamic: bool) -> None:
+    """Declare the input's size: numbers, or names where `dynamic`. Sizes recorded inside are removed."""
+    del proto.graph.value_info[:]
+    dims = proto.graph.input[0].type.tensor_type.shape.dim
+    for dim, size, name in zip(dims, (batch, 3, *image_size), ("batch", "", "height", "width"), strict=True):
+        if dynamic and name:
+            dim.dim_param = name
+        else:
+            dim.dim_value = size
+    if not dynamic:
+        rows = proto.graph.output[0].type.tensor_type.shape.dim
+        height, width = image_size
+        rows[0].dim_value = batch
+        rows[1].dim_value = sum(_ANCHORS * (height // stride) * (width // stride) for stride in STRIDES)
+
+
+class _FromBytes(nn.Module):
+    """A network that takes bytes; the division by 255 is in its first convolution."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, pictures: Tensor) -> Tensor | list[Tensor]:
+        heads: Tensor | list[Tensor] = self.network(pictures.float())
+        return heads
+
+
+class _Heads(nn.Module):
+    """In the place of `Detect`: its convolutions and nothing more."""
+
+    def __init__(self, convolutions: nn.ModuleList) -> None:
+        super().__init__()
+        self.m = convolutions
+
+    def forward(self, levels: Sequence[Tensor]) -> list[Tensor]:
+        return [conv(level) for conv, level in zip(self.m, levels, strict=True)]
+
+
+def _head(network: YoloV5) -> Detect:
+    head = network.model[-1]
+    assert isinstance(head, Detect)
+    return head
+
+
+def _check_size(image_size: tuple[int, int]) -> None:
+    step = max(STRIDES)
+    if any(side <= 0 or side % step for side in image_size):
+        better = [max(-(-side // step), 1) * step for side in image_size]
+        raise ExportError(
+            f"a picture of {image_size[0]}x{image_size[1]} pixels; expected multiples of {step}, such as "
+            f"{better[0]}x{better[1]}"
+        )
+
+
+def _largest_difference(data: bytes, network: nn.Module, size: tuple[int, int], batch: int) -> tuple[float, float]:
+    """(sides, score) at the full size and at half its height, a shape that the exporter has not seen."""
+    step = max(STRIDES)
+    shapes = {size, (max(size[0] // 2 // step, 1) * step, size[1])}
+    pictures = [np.random.default_rng(0).integers(0, 256, (batch, 3, *shape), np.uint8) for shape in sorted(shapes)]
+    found = [difference(data, network, batch_of) for batch_of in pictures]
+    return max(sides for sides, _ in found), max(score for _, score in found)

@@ -1,0 +1,1 @@
+"""What the exporter does to an ONNX graph once PyTorch has written it."""
