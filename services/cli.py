@@ -19,6 +19,7 @@ from services import (
     cli_bench,
     cli_data,
     cli_deadletters,
+    cli_export,
     cli_jobs,
     cli_models,
     cli_replay,
@@ -293,6 +294,7 @@ cli_models.register(app, _in_words)
 cli_jobs.register(app, _in_words)
 cli_replay.register(app, _in_words)
 cli_train.register(app, _in_words)
+cli_export.register(app, _in_words)
 
 
 def main() -> None:

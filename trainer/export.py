@@ -27,7 +27,7 @@ from trainer.facts import Facts, metadata
 from trainer.graph.decode import append_decoding
 from trainer.graph.verify import difference
 from trainer.layers import Conv, Detect
-from trainer.model import STRIDES, YoloV5
+from trainer.model import SIZES, STRIDES, YoloV5
 
 INPUT, OUTPUT = "images", "output0"  # as YOLOv5's own exports name them
 _OPSET = 13  # the newest that DeepSparse 1.8 reads whole, and the oldest with quantisation per channel
@@ -73,6 +73,17 @@ def export_checkpoint(
     )
 
 
+def export_dense_twin(data: bytes, name: str, *, image_size: tuple[int, int] | None = None, batch: int = 1) -> Exported:
+    """The network of a checkpoint as it is before any training: what pruning and quantising it gained is told by it.
+
+    Its weights are random and none is zero; engines skip zeros, and whatever else weights are costs them the same.
+    """
+    checkpoint = read_checkpoint(data, name)
+    network = YoloV5(SIZES[checkpoint.size], checkpoint.classes, activation=checkpoint.activation)
+    names = {number: f"class{number}" for number in range(checkpoint.classes)}
+    return export_network(network, names, Facts(), image_size=image_size or checkpoint.image_size, batch=batch)
+
+
 def export_network(
     network: YoloV5,
     names: dict[int, str],
@@ -85,7 +96,7 @@ def export_network(
     """Export a float network, which is left as it is. Arguments as for `export_checkpoint`; raises ExportError."""
     _check_size(image_size)
     network = copy.deepcopy(network).cpu().float().eval()
-    proto = onnx.load_model_from_string(float_heads(network, image_size))
+    proto = float_heads(network, image_size)
     head = _head(network)
     anchors = (head.anchors * torch.tensor(head.strides).view(-1, 1, 1)).numpy()
     raw = [output.name for output in proto.graph.output]
@@ -113,8 +124,8 @@ def export_network(
     return Exported(data, quantised=False, sides=sides, score=score)
 
 
-def float_heads(network: YoloV5, image_size: tuple[int, int]) -> bytes:
-    """The float network as ONNX from bytes to its raw heads, coarsest last; fuses a copy of it."""
+def float_heads(network: YoloV5, image_size: tuple[int, int]) -> ModelProto:
+    """A float network as ONNX, from bytes to its raw heads, coarsest last."""
     network = copy.deepcopy(network)
     network.fuse()
     first = network.model[0]
@@ -126,8 +137,11 @@ def float_heads(network: YoloV5, image_size: tuple[int, int]) -> bytes:
     return traced(_FromBytes(network), image_size, [f"raw{stride}" for stride in head.strides])
 
 
-def traced(network: nn.Module, image_size: tuple[int, int], outputs: Sequence[str]) -> bytes:
-    """What PyTorch's exporter writes of a network that takes bytes (1, 3, h, w); raises ExportError."""
+def traced(network: nn.Module, image_size: tuple[int, int], outputs: Sequence[str]) -> ModelProto:
+    """What PyTorch's exporter writes of a network that takes bytes (1, 3, h, w); raises ExportError.
+
+    Its nodes are named as the network's layers are.
+    """
     pictures = torch.zeros(1, 3, *image_size, dtype=torch.uint8)
     with tempfile.TemporaryDirectory(prefix="sparsecam-") as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of its age: the newer exporter writes what DeepSparse does not read
@@ -144,7 +158,10 @@ def traced(network: nn.Module, image_size: tuple[int, int], outputs: Sequence[st
             )
         except RuntimeError as error:
             raise ExportError(f"PyTorch cannot export the network: {str(error)[:500]}") from error
-        return path.read_bytes()
+        proto = onnx.load_model(str(path))
+    for node in proto.graph.node:
+        node.name = _layer(node.name, node.op_type)
+    return proto
 
 
 def set_input(proto: ModelProto, batch: int, image_size: tuple[int, int], *, dynamic: bool) -> None:
@@ -161,6 +178,14 @@ def set_input(proto: ModelProto, batch: int, image_size: tuple[int, int], *, dyn
         height, width = image_size
         rows[0].dim_value = batch
         rows[1].dim_value = sum(_ANCHORS * (height // stride) * (width // stride) for stride in STRIDES)
+
+
+def _layer(node: str, kind: str) -> str:
+    """`/network/model.2/m/m.0/cv1/conv/Conv` to `model.2.m.0.cv1.conv`, which is how recipes name that layer."""
+    parts = node.removeprefix("/network/").removesuffix("/Conv" if kind == "Conv" else "").split("/")
+    # A module that holds others by number is named before them and in their own names.
+    kept = [part for part, inner in zip(parts, [*parts[1:], ""], strict=True) if not inner.startswith(f"{part}.")]
+    return ".".join(kept)
 
 
 class _FromBytes(nn.Module):

@@ -40,7 +40,8 @@ def read_facts(data: bytes, name: str) -> Facts:
     saved = unpickle(data, name)
     if not isinstance(saved, dict):
         return Facts()
-    epoch = saved.get("epoch")
+    progress = saved.get("progress")
+    epoch = progress.get("epoch") if isinstance(progress, dict) else saved.get("epoch")
     return Facts(
         dataset=_text(saved.get("dataset")),
         recipe=_recipe(saved),

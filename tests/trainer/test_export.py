@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainer.errors import ExportError
-from trainer.export import Exported, export_checkpoint, export_network
+from trainer.export import Exported, export_checkpoint, export_dense_twin, export_network
 from trainer.facts import Facts, read_facts
 from trainer.graph.verify import difference, run
 from trainer.layers import Activation
@@ -135,7 +135,7 @@ def test_a_checkpoint_of_ours_brings_its_facts() -> None:
             "model": network().state_dict(),
             "activation": "hardswish",
             "image_size": [64, 96],
-            "epoch": 2,
+            "progress": {"epoch": 2, "best_fitness": 0.5},
             "recipe": "modifiers: []",
             "train": {"recipe": "recipes/yolov5.pruned.md"},
             "results": rows,
@@ -156,6 +156,27 @@ def test_a_checkpoint_that_is_only_weights_has_no_facts() -> None:
     assert read_facts(saved(dict(network().state_dict())), "m.pt") == Facts()
     odd = {"model": network().state_dict(), "epoch": -1, "results": ["?"], "recipe": 3, "train": 4}
     assert read_facts(saved(odd), "m.pt") == Facts()
+
+
+def test_its_layers_are_named_as_the_network_names_them(exported: Exported) -> None:
+    convolutions = [node.name for node in proto_of(exported).graph.node if node.op_type == "Conv"]
+    named = [name for name, module in network().named_modules() if isinstance(module, torch.nn.Conv2d)]
+    assert sorted(convolutions) == sorted(named)
+
+
+def test_a_dense_twin_has_the_same_layers_and_no_zeros() -> None:
+    made = network()
+    with torch.no_grad():
+        made.model[2].cv1.conv.weight.zero_()
+    sparse = export_network(made, NAMES, FACTS, image_size=(64, 64))
+    dense = export_dense_twin(
+        saved({"model": made.state_dict(), "activation": "hardswish"}), "m.pt", image_size=(64, 64)
+    )
+    assert [node.op_type for node in proto_of(dense).graph.node] == [
+        node.op_type for node in proto_of(sparse).graph.node
+    ]
+    weights = [onnx.numpy_helper.to_array(tensor) for tensor in proto_of(dense).graph.initializer]
+    assert all(np.count_nonzero(weight) == weight.size for weight in weights if weight.ndim == 4 and weight.size > 1000)
 
 
 def test_compressing_is_lossless_and_repeatable(exported: Exported) -> None:
