@@ -168,6 +168,10 @@ class Detector:
 
     def detect_image(self, bgr: NDArray[Any]) -> list[Detection]:
         """Objects in one picture (uint8; BGR, grey or BGRA), letterboxed here; raises BadFrame or EngineRefused."""
+        return self.detect(*self.fit(bgr))
+
+    def fit(self, bgr: NDArray[Any]) -> tuple[FrameHeader, Pixels]:
+        """A picture as the frame that `detect` takes; raises BadFrame."""
         fitted = letterbox(bgr, self.spec)
         height, width = fitted.pixels.shape[:2]
         header = FrameHeader(
@@ -186,7 +190,7 @@ class Detector:
             pad_left=fitted.pad_left,
             pad_top=fitted.pad_top,
         )
-        return self.detect(header, fitted.pixels)
+        return header, fitted.pixels
 
     def _at(self, height: int, width: int) -> _Shape:
         """The model compiled for this shape; the least recently used shape makes room."""

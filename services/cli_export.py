@@ -1,15 +1,25 @@
-"""The options of `sparsecam export`; the work is in services/commands/export.py."""
+"""The options of `sparsecam export` and `sparsecam val`; the work is in services/commands/."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
 
 InWords = Callable[[], AbstractContextManager[None]]
+
+
+class Task(str, Enum):
+    """--task"""
+
+    train = "train"
+    val = "val"
+    test = "test"
+
 
 # Optional[...] and not `| None` since click's older converters know only that.
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for a script instead of tables for a person.")]
@@ -54,3 +64,38 @@ def register(app: typer.Typer, in_words: InWords) -> None:
 
             job = command.Job(checkpoint, out, img, batch, dynamic, compress, licence, engine)
             raise typer.Exit(command.export(job, as_json=as_json))
+
+    @app.command("val")
+    def val(
+        *,
+        models: Annotated[list[Path], typer.Argument(metavar="MODEL...", help="ONNX files and checkpoints (.pt).")],
+        data: Annotated[Path, typer.Option("--data", help="data.yaml of the data set (YOLO's format), or its folder.")],
+        task: Annotated[Task, typer.Option("--task", help="Which pictures of the data set.")] = Task.val,
+        engine: Annotated[
+            str, typer.Option("--engine", "-e", help="Of ONNX files: one engine, or all that are installed.")
+        ] = "all",
+        img: SizeOption = None,
+        batch_size: Annotated[int, typer.Option("--batch-size", min=1, max=32, help="Pictures at once.")] = 1,
+        square: Annotated[
+            bool, typer.Option("--square", help="Letterbox every picture into the full input shape.")
+        ] = False,
+        aspect: Annotated[
+            str, typer.Option("--aspect", metavar="W:H", help="Only the middle of each picture, such as 16:9.")
+        ] = "",
+        num_cores: Annotated[
+            Optional[int],  # noqa: UP045
+            typer.Option("--num-cores", min=1, max=256, help="Physical cores to use. Default: all."),
+        ] = None,
+        verbose: Annotated[bool, typer.Option("--verbose", "-v", help="A table of the classes as well.")] = False,
+        as_json: JsonOption = False,
+    ) -> None:
+        """COCO mAP of checkpoints and ONNX files on each engine, through the live path's own letterbox and NMS.
+
+        One table, so that a gap between PyTorch and an engine is seen. Settings are those accuracy is published with:
+        score above 0.001, NMS at IoU 0.6, 300 boxes a picture. Exit code 1 when a model could not be scored.
+        """
+        with in_words():
+            from services.commands import val as command
+
+            job = command.Job(models, data, task.value, engine, img, batch_size, square, aspect, num_cores, verbose)
+            raise typer.Exit(command.val(job, as_json=as_json))
