@@ -21,20 +21,22 @@ import torch
 from onnx.onnx_ml_pb2 import ModelProto
 from torch import Tensor, nn
 
-from trainer.checkpoint import build, read_checkpoint
 from trainer.errors import ExportError
 from trainer.facts import Facts, metadata
 from trainer.graph.decode import append_decoding
 from trainer.graph.verify import difference
 from trainer.layers import Conv, Detect
 from trainer.model import SIZES, STRIDES, YoloV5
+from trainer.quantised import exportable, is_quantised
+from trainer.restore import restore
 
 INPUT, OUTPUT = "images", "output0"  # as YOLOv5's own exports name them
 _OPSET = 13  # the newest that DeepSparse 1.8 reads whole, and the oldest with quantisation per channel
 _ANCHORS = 3  # a level
 _WHITE = 255  # the network's 1.0
-# A float graph differs from its network by rounding: measured 2e-6 of the side and 2e-6 of a score.
-_MOST_SIDES, _MOST_SCORE = 1e-4, 1e-3
+# A float graph differs from its network by rounding: measured 2e-6 of the side and of a score. In a quantised one that
+# moves some values to the next of 256 steps, and what follows from them.
+_MOST, _MOST_QUANTISED = 5e-4, 5e-2
 
 
 @dataclass(frozen=True)
@@ -65,12 +67,9 @@ def export_checkpoint(
     The input has this batch and size or, where `dynamic`, names instead of numbers. Raises CheckpointError or
     ExportError.
     """
-    checkpoint = read_checkpoint(data, name)
-    network = build(checkpoint)
-    names = checkpoint.labels or {number: f"class{number}" for number in range(checkpoint.classes)}
-    return export_network(
-        network, names, facts, image_size=image_size or checkpoint.image_size, batch=batch, dynamic=dynamic
-    )
+    found = restore(data, name)
+    size = image_size or found.image_size
+    return export_network(found.network, found.names, facts, image_size=size, batch=batch, dynamic=dynamic)
 
 
 def export_dense_twin(data: bytes, name: str, *, image_size: tuple[int, int] | None = None, batch: int = 1) -> Exported:
@@ -78,10 +77,9 @@ def export_dense_twin(data: bytes, name: str, *, image_size: tuple[int, int] | N
 
     Its weights are random and none is zero; engines skip zeros, and whatever else weights are costs them the same.
     """
-    checkpoint = read_checkpoint(data, name)
-    network = YoloV5(SIZES[checkpoint.size], checkpoint.classes, activation=checkpoint.activation)
-    names = {number: f"class{number}" for number in range(checkpoint.classes)}
-    return export_network(network, names, Facts(), image_size=image_size or checkpoint.image_size, batch=batch)
+    found = restore(data, name)
+    network = YoloV5(SIZES[found.size], len(found.names), activation=found.activation)
+    return export_network(network, found.names, Facts(), image_size=image_size or found.image_size, batch=batch)
 
 
 def export_network(
@@ -93,11 +91,15 @@ def export_network(
     batch: int = 1,
     dynamic: bool = False,
 ) -> Exported:
-    """Export a float network, which is left as it is. Arguments as for `export_checkpoint`; raises ExportError."""
+    """Export a network, quantised or not, which is left as it is. Arguments as for `export_checkpoint`.
+
+    Raises ExportError.
+    """
     _check_size(image_size)
-    network = copy.deepcopy(network).cpu().float().eval()
-    proto = float_heads(network, image_size)
+    quantised = is_quantised(network)
+    network = copy.deepcopy(network).cpu().float().eval().requires_grad_(False)
     head = _head(network)
+    proto = quantised_heads(network, image_size) if quantised else float_heads(network, image_size)
     anchors = (head.anchors * torch.tensor(head.strides).view(-1, 1, 1)).numpy()
     raw = [output.name for output in proto.graph.output]
     append_decoding(proto.graph, raw, strides=head.strides, anchors=anchors, classes=len(names), output=OUTPUT)
@@ -115,13 +117,16 @@ def export_network(
     proto.producer_name = "sparsecam"
     onnx.checker.check_model(proto)
     data = bytes(proto.SerializeToString())
-    sides, score = _largest_difference(data, network, image_size, batch)
-    if sides > _MOST_SIDES or score > _MOST_SCORE:
+    # A quantised network is judged by its twin in integers: emulated in floats it rounds a little elsewhere.
+    judge = exportable(network) if quantised else _FromBytes(network, divisor=_WHITE)
+    sides, score = _largest_difference(data, judge, image_size, batch)
+    most = _MOST_QUANTISED if quantised else _MOST
+    if max(sides, score) > most:
         raise ExportError(
             f"the exported graph differs from its network by {sides:.2g} of the picture's side and {score:.2g} of a "
-            f"score, expected at most {_MOST_SIDES:g} and {_MOST_SCORE:g}; nothing was written"
+            f"score, expected at most {most:g}; nothing was written"
         )
-    return Exported(data, quantised=False, sides=sides, score=score)
+    return Exported(data, quantised, sides, score)
 
 
 def float_heads(network: YoloV5, image_size: tuple[int, int]) -> ModelProto:
@@ -135,6 +140,15 @@ def float_heads(network: YoloV5, image_size: tuple[int, int]) -> ModelProto:
     head = _head(network)
     network.model[-1] = _Heads(head.m)
     return traced(_FromBytes(network), image_size, [f"raw{stride}" for stride in head.strides])
+
+
+def quantised_heads(network: YoloV5, image_size: tuple[int, int]) -> ModelProto:
+    """The same of a quantised network, its convolutions in integers; it takes the bytes as they are."""
+    twin = exportable(network)
+    assert isinstance(twin, YoloV5)
+    head = _head(twin)
+    twin.model[-1] = _Heads(head.m)
+    return traced(twin, image_size, [f"raw{stride}" for stride in head.strides])
 
 
 def traced(network: nn.Module, image_size: tuple[int, int], outputs: Sequence[str]) -> ModelProto:
@@ -182,21 +196,23 @@ def set_input(proto: ModelProto, batch: int, image_size: tuple[int, int], *, dyn
 
 def _layer(node: str, kind: str) -> str:
     """`/network/model.2/m/m.0/cv1/conv/Conv` to `model.2.m.0.cv1.conv`, which is how recipes name that layer."""
-    parts = node.removeprefix("/network/").removesuffix("/Conv" if kind == "Conv" else "").split("/")
+    convolution = kind in ("Conv", "ConvInteger")
+    parts = node.removeprefix("/network").lstrip("/").removesuffix(f"/{kind}" if convolution else "").split("/")
     # A module that holds others by number is named before them and in their own names.
     kept = [part for part, inner in zip(parts, [*parts[1:], ""], strict=True) if not inner.startswith(f"{part}.")]
     return ".".join(kept)
 
 
 class _FromBytes(nn.Module):
-    """A network that takes bytes; the division by 255 is in its first convolution."""
+    """A network that takes bytes. Without a divisor the division by 255 is in its first convolution."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, divisor: float = 1.0) -> None:
         super().__init__()
-        self.network = network
+        self.network, self._divisor = network, divisor
 
     def forward(self, pictures: Tensor) -> Tensor | list[Tensor]:
-        heads: Tensor | list[Tensor] = self.network(pictures.float())
+        pixels = pictures.float()
+        heads: Tensor | list[Tensor] = self.network(pixels if self._divisor == 1 else pixels / self._divisor)
         return heads
 
 

@@ -85,6 +85,9 @@ def _weights(graph: Graph, node: NodeProto) -> tuple[str, Array] | None:
     """A convolution's name and its weights, moved so that zero is zero."""
     if node.op_type == "QLinearConv":
         weight, zero = graph.constant(node.input[3]), graph.constant(node.input[5])
+    elif node.op_type == "ConvInteger":
+        weight = graph.constant(node.input[1])
+        zero = graph.constant(node.input[3]) if len(node.input) > 3 and node.input[3] else None
     elif node.op_type == "Conv":
         dequantise = graph.producer(node.input[1], "DequantizeLinear")
         name = dequantise.input[0] if dequantise is not None else node.input[1]

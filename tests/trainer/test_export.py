@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainer.errors import ExportError
-from trainer.export import Exported, export_checkpoint, export_dense_twin, export_network
+from trainer.export import Exported, _FromBytes, export_checkpoint, export_dense_twin, export_network
 from trainer.facts import Facts, read_facts
 from trainer.graph.verify import difference, run
 from trainer.layers import Activation
@@ -40,6 +40,10 @@ def saved(what: dict[str, Any]) -> bytes:
     file = io.BytesIO()
     torch.save(what, file)
     return file.getvalue()
+
+
+def apart(onnx_bytes: bytes, made: YoloV5, pictures: np.ndarray[Any, np.dtype[np.uint8]]) -> tuple[float, float]:
+    return difference(onnx_bytes, _FromBytes(made, divisor=255), pictures)
 
 
 def noise(*shape: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -70,7 +74,7 @@ def test_it_says_what_the_network_says_at_any_shape_and_batch(
     exported: Exported, dynamic: Exported, batch: int, rows: int, columns: int
 ) -> None:
     for form in (exported, dynamic):
-        sides, score = difference(form.onnx, network(), noise(batch, 3, rows * 32, columns * 32))
+        sides, score = apart(form.onnx, network(), noise(batch, 3, rows * 32, columns * 32))
         assert sides < 1e-4 and score < 1e-3
 
 
@@ -79,7 +83,7 @@ def test_own_anchors_and_each_activation_are_exported(activation: Activation) ->
     anchors = torch.arange(4.0, 22).view(3, 3, 2)
     made = network(activation, anchors)
     form = export_network(made, NAMES, FACTS, image_size=(64, 64), batch=2)
-    assert max(difference(form.onnx, made, noise(2, 3, 64, 64))) < 1e-3
+    assert max(apart(form.onnx, made, noise(2, 3, 64, 64))) < 1e-3
     told = {entry.key: entry.value for entry in proto_of(form).metadata_props}
     assert json.loads(told["anchors"]) == anchors.tolist()
 
@@ -147,7 +151,7 @@ def test_a_checkpoint_of_ours_brings_its_facts() -> None:
     assert facts == Facts("abc", "yolov5.pruned.md", 2, {"map50": 0.6, "map50_95": 0.3}, "CC0-1.0")
     form = export_checkpoint(data, "m.pt", facts)
     assert dims(proto_of(form).graph.input[0]) == [1, 3, 64, 96]
-    assert max(difference(form.onnx, network(), noise(1, 3, 64, 96))) < 1e-3
+    assert max(apart(form.onnx, network(), noise(1, 3, 64, 96))) < 1e-3
     told = {entry.key: entry.value for entry in proto_of(form).metadata_props}
     assert ast.literal_eval(told["names"]) == {0: "class0", 1: "class1"}
 

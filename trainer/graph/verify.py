@@ -20,8 +20,6 @@ from trainer.errors import ExportError
 
 Array = NDArray[Any]
 
-_WHITE = 255
-
 
 def fixed(onnx: bytes, shape: Sequence[int]) -> bytes:
     """The graph with its one input fixed to a shape."""
@@ -49,12 +47,12 @@ def run(onnx: bytes, pictures: Array) -> Array:
 def difference(onnx: bytes, network: nn.Module, pictures: Array) -> tuple[float, float]:
     """Largest difference of a box side (parts of the picture's longer side) and of a score, graph against network.
 
-    `pictures` are uint8 (batch, 3, h, w); `network` takes float 0..1 and gives decoded rows. Raises ExportError where
+    `pictures` are uint8 (batch, 3, h, w), which `network` takes too; it gives decoded rows. Raises ExportError where
     the rows have another shape.
     """
     found = run(onnx, pictures)
     with torch.inference_mode():
-        wanted = network(torch.from_numpy(pictures).float() / _WHITE).numpy()
+        wanted = network(torch.from_numpy(pictures)).numpy()
     if found.shape != wanted.shape:
         raise ExportError(f"the exported graph gives rows {found.shape} where the network gives {wanted.shape}")
     apart = np.abs(found - wanted)
