@@ -48,15 +48,17 @@ def register(app: typer.Typer, in_words: InWords) -> None:
         freeze: Annotated[Number, typer.Option("--freeze", help="First layers that stay as they are.")] = None,
         auto_batch: Annotated[bool, typer.Option("--auto-batch", help="Out of memory: halve the batch.")] = False,
         name: Annotated[Text, typer.Option("--name", help="Publish under this name. Default: not at all.")] = None,
-        baseline: Annotated[Text, typer.Option("--baseline", help="Model of the registry to compare mAP with.")] = None,
-        dense: Annotated[Text, typer.Option("--dense", help="Model of the registry to compare speed with.")] = None,
+        card: Annotated[Text, typer.Option("--card", help="YAML with what only people know of the model.")] = None,
+        baseline: Annotated[Text, typer.Option("--baseline", help="Name or file to compare mAP with.")] = None,
+        dense: Annotated[Text, typer.Option("--dense", help="Name or ONNX file to compare speed with.")] = None,
         dynamic: Annotated[bool, typer.Option("--dynamic", help="Export for any batch and picture size.")] = False,
         config: ConfigOption = None,
         as_json: JsonOption = False,
     ) -> None:
         """Hand a training in; prints its id. The words are those of `sparsecam train`, files are the trainer's.
 
-        The finished model goes through the gate of `sparsecam models add` when --name is given.
+        The finished model goes through the gate of `sparsecam models add` when --name is given, which wants --card and
+        --baseline as well.
         """
         arguments = {
             "data": data,
@@ -79,7 +81,7 @@ def register(app: typer.Typer, in_words: InWords) -> None:
             "freeze": freeze,
             "auto_batch": auto_batch,
         }
-        publish = {"name": name, "baseline": baseline, "dense": dense, "dynamic": dynamic}
+        publish = {"name": name, "card": card, "baseline": baseline, "dense": dense, "dynamic": dynamic}
         with in_words():
             from services.commands import jobs as command
 

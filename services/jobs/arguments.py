@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from services.jobs.settings import TrainerSettings
+from trainer.registry import is_name
 from wire.jobs import Job
 
 # Starts with a letter or digit, so that it is never taken for an option; no slashes, so never for a path elsewhere.
@@ -58,9 +59,29 @@ class PublishArguments(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: Word | None = None  # in the registry; without one the model stays in its run's folder
-    baseline: Word | None = None  # of the registry
-    dense: Word | None = None  # of the registry
+    card: File | None = None  # what only people know of the model, as `models add` reads it
+    baseline: File | None = None  # of the registry, or a file: ONNX or a checkpoint
+    dense: File | None = None  # of the registry, or a file: ONNX
     dynamic: bool = False
+
+
+def publish_words(publish: PublishArguments, settings: TrainerSettings) -> dict[str, str]:
+    """The options of `models add`, files found below the trainer's folders; raises JobError for a missing word."""
+    if publish.name is None:
+        return {}
+    missing = [word for word in ("card", "baseline") if getattr(publish, word) is None]
+    if missing:
+        raise JobError(
+            f"{', '.join(missing)}: missing; a model is published with a card and measured against a baseline"
+        )
+    data_dir = _data_dir(settings)
+    found = {"card": str(below(publish.card or "", (data_dir,), "card"))}
+    for word, text in (("baseline", publish.baseline), ("dense", publish.dense)):
+        if text is None:
+            continue
+        named = is_name(text)  # of the registry, which `models add` looks up
+        found[word] = text if named else str(below(text, (data_dir, settings.runs), word))
+    return found
 
 
 def checked(model: type[Model], words: Mapping[str, Any]) -> Model:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.jobs.arguments import JobError, PublishArguments, checked, train_words
+from services.jobs.arguments import JobError, PublishArguments, checked, publish_words, train_words
 from services.jobs.folder import JobFolder
 from services.jobs.settings import TrainerSettings
 from wire.jobs import Job
@@ -45,7 +45,9 @@ def plan_of(job: Job, settings: TrainerSettings) -> Plan:
         Stage("export", lambda: _export(folder, onnx, publish)),
     ]
     if publish.name:
-        stages.append(Stage("publish", lambda: _publish(onnx, publish)))
+        told = publish_words(publish, settings)
+        data = next(option for option in options if option.startswith("--data="))
+        stages.append(Stage("publish", lambda: _publish(folder, onnx, data, told)))
     return Plan(folder, tuple(stages), 0 if words.recipe else words.epochs or 0, publish.name or "")
 
 
@@ -57,11 +59,14 @@ def _train(folder: JobFolder, options: list[str]) -> Command:
 
 
 def _export(folder: JobFolder, onnx: Path, publish: PublishArguments) -> Command:
+    return ("export", str(_checkpoint(folder)), f"--out={onnx}", *(("--dynamic",) if publish.dynamic else ()))
+
+
+def _publish(folder: JobFolder, onnx: Path, data: str, told: dict[str, str]) -> Command:
+    words = (f"--{name}={value}" for name, value in told.items())
+    return ("models", "add", str(onnx), data, f"--checkpoint={_checkpoint(folder)}", *words)
+
+
+def _checkpoint(folder: JobFolder) -> Path:
     # Without pictures to validate on there is no best epoch.
-    checkpoint = folder.best if folder.best.is_file() else folder.last
-    return ("export", str(checkpoint), f"--out={onnx}", *(("--dynamic",) if publish.dynamic else ()))
-
-
-def _publish(onnx: Path, publish: PublishArguments) -> Command:
-    peers = {"baseline": publish.baseline, "dense": publish.dense}
-    return ("models", "add", str(onnx), *(f"--{name}={value}" for name, value in peers.items() if value))
+    return folder.best if folder.best.is_file() else folder.last

@@ -30,7 +30,7 @@ Invoke = Callable[..., subprocess.CompletedProcess[str]]
 def settings(tmp_path: Path) -> TrainerSettings:
     data = tmp_path / "data"
     (data / "street").mkdir(parents=True)
-    for name in ("street/data.yaml", "n.pt", "my.md"):
+    for name in ("street/data.yaml", "n.pt", "my.md", "c.yaml"):
         (data / name).touch()
     (tmp_path / "secret.yaml").touch()
     (data / "way-out.yaml").symlink_to(tmp_path / "secret.yaml")
@@ -48,10 +48,12 @@ def test_a_job_becomes_the_command_that_a_person_would_give(settings: TrainerSet
         "epochs": 3,
         "auto_batch": True,
     }
-    plan = plan_of(Job("j", words, {"name": "street", "baseline": "street-base"}), settings)
+    plan = plan_of(
+        Job("j", words, {"name": "street", "baseline": "street-base", "dense": "n.pt", "card": "c.yaml"}), settings
+    )
     plan.folder.best.parent.mkdir(parents=True)
     plan.folder.best.touch()
-    export, publish = (stage.command() for stage in plan.stages[1:])
+    export, published = (stage.command() for stage in plan.stages[1:])
     train = plan.stages[0].command()
     folder = tmp_path / "runs" / "j"
     assert train == (
@@ -68,7 +70,16 @@ def test_a_job_becomes_the_command_that_a_person_would_give(settings: TrainerSet
         "--name=train",
     )
     assert export == ("export", f"{folder}/train/weights/best.pt", f"--out={folder}/street.onnx")
-    assert publish == ("models", "add", f"{folder}/street.onnx", "--baseline=street-base")
+    assert published == (
+        "models",
+        "add",
+        f"{folder}/street.onnx",
+        f"--data={tmp_path}/data/street/data.yaml",
+        f"--checkpoint={folder}/train/weights/best.pt",
+        f"--card={tmp_path}/data/c.yaml",
+        "--baseline=street-base",
+        f"--dense={tmp_path}/data/n.pt",
+    )
     assert (plan.epochs, plan.model) == (0, "street"), "the recipe's epochs win, and it knows them"
 
 
@@ -117,9 +128,21 @@ def test_a_word_that_reaches_further_is_refused_by_name(settings: TrainerSetting
 
 
 def test_where_a_model_is_published_is_a_name(settings: TrainerSettings) -> None:
-    for words in ({"name": "../x"}, {"baseline": "/m.onnx"}, {"max_map_drop": 1}, {"name": "-x"}):
+    for words in ({"name": "../x"}, {"max_map_drop": 1}, {"name": "-x"}):
         with pytest.raises(JobError):
             checked(PublishArguments, words)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [{}, {"card": "c.yaml"}, {"baseline": "b"}, {"card": "/etc/passwd", "baseline": "b"},
+     {"card": "c.yaml", "baseline": "/etc/passwd"}, {"card": "c.yaml", "baseline": "b", "dense": "../m.onnx"}],
+)  # fmt: skip
+def test_a_model_is_published_with_a_card_and_a_baseline_from_the_trainers_folders(
+    settings: TrainerSettings, words: dict[str, str]
+) -> None:
+    with pytest.raises(JobError):
+        plan_of(Job("j", {"data": "street/data.yaml"}, {"name": "street", **words}), settings)
 
 
 plain = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=30)

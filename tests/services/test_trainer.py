@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 
 import cv2
@@ -159,9 +158,11 @@ def alive(pid: int) -> bool:
 
 
 def test_jobs_are_done_in_turn_and_a_refused_one_says_why(site: Site) -> None:
-    good, refused, bad = site.submit(name="street"), site.submit("0.1 refuse"), jobs.new_id()
+    (site.folder / "data" / "card.yaml").touch()
+    facts = {"card": "card.yaml", "baseline": "base"}
+    good, refused, bad = site.submit(name="street", **facts), site.submit("0.1 refuse"), jobs.new_id()
     jobs.submit(site.link, Job(bad, {"data": "../../etc/passwd"}))
-    gated = site.submit(epochs=1, name="street", baseline="too-good")
+    gated = site.submit(epochs=1, name="street", card="card.yaml", baseline="too-good")
     site.start()
     done = site.reach(good, lambda now: now.state == "done")
     assert (done.epoch, done.epochs, done.model, done.error, done.trainer) == (3, 3, "street", "", "t1")
@@ -300,8 +301,6 @@ def test_without_a_folder_of_data_it_says_what_to_set(site: Site) -> None:
 def test_a_real_training_that_was_killed_goes_on(site: Site) -> None:
     """As above with `sparsecam train` itself: white squares on grey, seven epochs of a second each."""
     pytest.importorskip("torch", reason="the trainer is not installed")
-    if find_spec("services.commands.train") is None:
-        pytest.skip("this build has no `sparsecam train`")
     squares(site.folder / "data" / "squares")
     job = Job(jobs.new_id(), {"data": "squares/data.yaml", "cfg": "yolov5n", "img": 64, "batch_size": 4, "epochs": 7})
     jobs.submit(site.link, job)
@@ -314,6 +313,9 @@ def test_a_real_training_that_was_killed_goes_on(site: Site) -> None:
     site.wait_until(lambda: site.status(job.id).epoch == 7 or site.status(job.id).error, 90)
     assert [row.split(",")[0] for row in site.epochs(job.id)] == list("0123456")
     assert (site.folder / "runs" / job.id / "train" / "weights" / "last.pt").is_file()
+    site.wait_until(lambda: site.status(job.id).state == "done" or site.status(job.id).error, 90)
+    assert site.status(job.id).error == ""
+    assert (site.folder / "runs" / job.id / "model.onnx").is_file()
 
 
 def squares(folder: Path) -> None:
