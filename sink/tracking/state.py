@@ -23,7 +23,7 @@ class LiveTrack(Struct, array_like=True):
     confirmed: bool = False
 
 
-class TrackerState(Struct, array_like=True, tag="tracker.1"):
+class TrackerState(Struct, array_like=True, tag="tracker.2"):
     """Of one camera."""
 
     session: str = ""
