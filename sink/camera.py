@@ -16,6 +16,7 @@ from sink.incident_settings import IncidentSettings
 from sink.incidents import Incidents, IncidentsState, Limits
 from sink.messages import Links
 from sink.rules import KINDS, RuleState
+from sink.rules.look import Sights
 from sink.settings import RuleSettings, SceneSettings
 from sink.tracking import Tracker, TrackerSettings, TrackerState
 from sink.tracks import Finding
@@ -67,9 +68,11 @@ class CameraWork:
     def step(self, record: DetectionRecord) -> list[Alert]:
         """The alerts of the camera's next frame; their `latency_ms` is for whoever delivers them."""
         frame = self.tracker.step(record)
+        sights = Sights(frame, self._scene)
         found: list[tuple[str, Finding]] = []
         for rule, one in self._rules.items():
-            found += [(rule, finding) for finding in KINDS[one.kind].step(one, self._states[rule], frame, self._scene)]
+            findings = KINDS[one.kind].step(one, self._states[rule], frame, self._scene, sights)
+            found += [(rule, finding) for finding in findings]
         return self.incidents.step(record.event_us, found, frame.record)
 
     def close_all(self) -> list[Alert]:

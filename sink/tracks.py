@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from wire.messages import DetectionRecord
 
@@ -37,8 +37,7 @@ class TrackedFrame:
     ended: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(Struct, frozen=True):
     """A rule's condition holds in this frame. The same `key` in later frames is the same incident going on."""
 
     key: str  # what the incident is about, within its rule and camera: "track 12", "zone porch", "label person"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import insort
+from collections import Counter
 from collections.abc import Iterable
 from operator import itemgetter
 
@@ -24,9 +25,12 @@ class Window(Struct, array_like=True):
         del self.frames[:-size]
         return True
 
-    def matched(self, key: Key) -> int:
-        """Frames that showed it."""
-        return sum(key in shown for _, shown in self.frames)
+    def matches(self) -> Counter[Key]:
+        """For each key how many frames showed it."""
+        counts: Counter[Key] = Counter()
+        for _, shown in self.frames:
+            counts.update(shown)
+        return counts
 
     @property
     def seen(self) -> int:
