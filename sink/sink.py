@@ -175,7 +175,7 @@ class Sink:
         """Read, work, deliver; returns how many entries there were."""
         if time.monotonic() >= self._renew_at_s:
             self._share(link)
-        if self._commit.alerts:  # a commit that failed goes first, as it was
+        if self._commit.alerts:  # a commit that failed goes first
             self._send(link)
         entries = self._reader.read(link, count=READ_COUNT, block_s=self._wait_s())
         now_s = time.monotonic() - self._away_s
@@ -191,8 +191,10 @@ class Sink:
             self._look_at_cameras(link)
         done = self._commit
         due = time.monotonic() - self._uncommitted_since_s >= self._settings.commit_s
-        if done.alerts or (done.acks and due) or done.frames >= COMMIT_FRAMES:
+        if (done.acks and due) or done.frames >= COMMIT_FRAMES:
             self._send(link)
+        elif done.alerts:
+            self._send(link, done.urgent())
         self._last_good_s = time.monotonic()
         return len(entries)
 
@@ -339,12 +341,14 @@ class Sink:
             self._uncommitted_since_s = time.monotonic()
         return self._commit.acks.setdefault(camera, [])
 
-    def _send(self, link: Link) -> None:
-        states = {name: self._cameras[name].state(self._leases.owner) for name in self._commit.acks}
+    def _send(self, link: Link, part: Commit | None = None) -> None:
+        """Commit what is done, or a part of it."""
+        part = part or self._commit
+        states = {name: self._cameras[name].state(self._leases.owner) for name in part.acks}
         try:
             new = send_commit(
                 link,
-                self._commit,
+                part,
                 states,
                 group=GROUP,
                 fence=self._fence,
@@ -356,10 +360,10 @@ class Sink:
             self._renew_at_s = -math.inf
             return
         with self._lock:
-            for alert, is_new in zip(self._commit.alerts, new, strict=True):
+            for alert, is_new in zip(part.alerts, new, strict=True):
                 self._delivered[alert.rule, alert.event] += is_new
                 self._counts["repeated"] += not is_new
-            self._commit = Commit()
+            self._commit.settle(part)
 
     def _finish(self) -> None:
         """Work through what is there, say how far we have come, leave the cameras to others, and hang up."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import insort
 from collections import Counter
 from collections.abc import Iterable
+from itertools import chain
 from operator import itemgetter
 
 from msgspec import Struct, field
@@ -27,10 +28,7 @@ class Window(Struct, array_like=True):
 
     def matches(self) -> Counter[Key]:
         """For each key how many frames showed it."""
-        counts: Counter[Key] = Counter()
-        for _, shown in self.frames:
-            counts.update(shown)
-        return counts
+        return Counter(chain.from_iterable(shown for _, shown in self.frames))
 
     @property
     def seen(self) -> int:

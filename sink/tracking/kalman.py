@@ -27,7 +27,7 @@ _MAX_STEP_S = 5.0
 _MIN_SIDE_PX = 1.0  # a shrinking box that is not seen must not turn inside out
 
 
-class Motion(Struct, array_like=True):
+class Motion(Struct, array_like=True, gc=False):
     """What is known of one box. Pixels and pixels a second; the covariance is of each of the four quantities."""
 
     x: float  # of the centre

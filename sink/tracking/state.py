@@ -8,7 +8,7 @@ from sink.tracking.kalman import Motion
 from sink.tracking.stillness import Still
 
 
-class LiveTrack(Struct, array_like=True):
+class LiveTrack(Struct, array_like=True, gc=False):
     """One object that is followed."""
 
     id: int
