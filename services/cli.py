@@ -15,7 +15,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from services import cli_bench, cli_deadletters, cli_models, cli_replay, cli_run
+from services import cli_arming, cli_bench, cli_deadletters, cli_models, cli_replay, cli_run
 from services.cli_options import (
     ConfigOption,
     FormatOption,
@@ -273,6 +273,7 @@ def version(as_json: JsonOption = False) -> None:
 
 
 cli_run.register(app, _in_words)
+cli_arming.register(app, _in_words)
 cli_deadletters.register(app, _in_words)
 cli_bench.register(app, _in_words)
 cli_models.register(app, _in_words)

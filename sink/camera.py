@@ -52,6 +52,7 @@ class CameraWork:
         self._scene = plan.scenes.get(camera) or SceneSettings.model_validate({})
         self.tracker = Tracker(plan.tracker, state.tracker)
         self._states = {rule: KINDS[one.kind].resume(state.rules.get(rule)) for rule, one in self._rules.items()}
+        self.disarmed: frozenset[str] = frozenset()  # rules that somebody switched off at run time
         settings = plan.incidents
         self.incidents = Incidents(
             camera,
@@ -71,7 +72,8 @@ class CameraWork:
         sights = Sights(frame, self._scene)
         found: list[tuple[str, Finding]] = []
         for rule, one in self._rules.items():
-            findings = KINDS[one.kind].step(one, self._states[rule], frame, self._scene, sights)
+            state, disarmed = self._states[rule], rule in self.disarmed
+            findings = KINDS[one.kind].step(one, state, frame, self._scene, sights, disarmed=disarmed)
             found += [(rule, finding) for finding in findings]
         return self.incidents.step(record.event_us, found, frame.record)
 

@@ -11,7 +11,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 
 import redis
 import structlog
@@ -21,7 +20,9 @@ from sink.delivery import Commit, LeaseLost, load_state, send_commit
 from sink.fence import Fence
 from sink.leases import Leases
 from sink.settings import SinkSettings
+from sink.snapshot import SinkSnapshot
 from sink.watched import WatchedCamera
+from wire.arming import disarmed_of, read_disarmed
 from wire.cameras import read_status, status_of
 from wire.logs import redact
 from wire.messages import WireError
@@ -51,35 +52,6 @@ COMMIT_FRAMES = 5000
 SYSTEM_S = 1.0
 
 
-@dataclass(frozen=True)
-class SinkSnapshot:
-    """The sink's counts since it started."""
-
-    connected: bool = False
-    read: int = 0  # entries, those below included
-    malformed: int = 0  # unreadable, or of a version this build does not know
-    trimmed: int = 0  # cut off by the stream's length before they were worked through
-    duplicates: int = 0
-    gaps: int = 0  # frames that did not come in time, or at all
-    late: int = 0  # of these: came after all, and were used out of order
-    held: int = 0  # waiting for a missing frame now
-    unacknowledged: int = 0  # done, and not yet said so to Redis
-    alerts: dict[tuple[str, str], int] = field(default_factory=dict)  # (rule, event): alerts delivered
-    alerts_repeated: int = 0  # found again after a restart; were there already
-    alerts_waiting: int = 0  # found, and not yet in Redis
-    reconnects: int = 0
-    cameras: int = 0  # whose lease is ours
-    sinks: int = 0  # that share the cameras
-    taken_over: int = 0  # times a camera became ours
-    lost: int = 0  # times a camera became another's before we released it
-    reread: int = 0  # times entries were found that a sink had read without the lease
-    cooled_down: int = 0  # incidents kept back by their rule's cooldown
-    suppressed: int = 0  # incidents kept back by a camera's budget
-    overflowed: int = 0  # findings beyond what a camera may have at once
-    time_went_back: int = 0  # times a camera's frames began anew at an earlier time
-    bad_boxes: int = 0  # boxes that are no boxes: left out
-
-
 class Sink:
     """Call `run` on one thread; `snapshot` from any."""
 
@@ -99,6 +71,7 @@ class Sink:
         self._fence = Fence(self._leases.owner)
         self._reader = Reader((), group=GROUP, consumer=CONSUMER)
         self._cameras: dict[str, WatchedCamera] = {}  # those whose lease is ours
+        self._disarmed: dict[str, frozenset[str]] = {}  # camera: rules
         self._link: Link | None = None
         self._commit = Commit()
         self._uncommitted_since_s = 0.0
@@ -148,6 +121,7 @@ class Sink:
                 reconnects=max(0, now["connects"] - 1),
                 cameras=len(self._cameras),
                 sinks=self._leases.sinks,
+                disarmed=sum(len(camera.work.disarmed) for camera in self._cameras.values()),
                 alerts_repeated=now["repeated"],
                 **{name: now[name] for name in ("taken_over", "lost", "reread", *WatchedCamera.COUNTS)},
             )
@@ -161,6 +135,7 @@ class Sink:
             self._away_s += now_s - self._last_good_s
             self._last_good_s = now_s
             self._leases.doubt()
+            self._look_at_arming(link)  # before the first frame, and before the cameras are taken
             self._share(link)
         except BaseException:
             link.close()
@@ -188,6 +163,8 @@ class Sink:
                     self._work(camera, camera.reorder.expire(now_s))
                     self._close_idle(camera, now_s)
         if time.monotonic() >= self._system_at_s:
+            self._system_at_s = time.monotonic() + SYSTEM_S
+            self._look_at_arming(link)
             self._look_at_cameras(link)
         done = self._commit
         due = time.monotonic() - self._uncommitted_since_s >= self._settings.commit_s
@@ -237,6 +214,7 @@ class Sink:
         self._reader.add(link, name)
         camera = WatchedCamera(name, self._plan, self._settings, load_state(link, name))
         camera.heard_s = time.monotonic() - self._away_s
+        camera.work.disarmed = self._disarmed.get(name, frozenset())
         with self._lock:
             self._cameras[name] = camera
             self._counts["taken_over"] += 1
@@ -312,9 +290,20 @@ class Sink:
             self._touch(camera.name)
             self._commit.alerts += camera.work.close_all()
 
+    def _look_at_arming(self, link: Link) -> None:
+        """What people have switched off. Should Redis refuse to tell, it stays as it was."""
+        (reply,) = link.send(read_disarmed())
+        if isinstance(reply, redis.ResponseError):
+            return
+        disarmed: dict[str, set[str]] = {}
+        for camera, rule in disarmed_of(reply):
+            disarmed.setdefault(camera, set()).add(rule)
+        self._disarmed = {camera: frozenset(rules) for camera, rules in disarmed.items()}
+        for name, one in self._cameras.items():
+            one.work.disarmed = self._disarmed.get(name, frozenset())
+
     def _look_at_cameras(self, link: Link) -> None:
         """Incidents about the cameras themselves."""
-        self._system_at_s = time.monotonic() + SYSTEM_S
         names = list(self._cameras)
         if not self._plan.incidents.system.enabled or not names:
             return

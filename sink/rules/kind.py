@@ -50,7 +50,14 @@ class Kind(Generic[R, S]):
         return kept if isinstance(kept, type(fresh)) else fresh
 
     def step(
-        self, rule: R, state: S, frame: TrackedFrame, scene: SceneSettings, sights: Sights | None = None
+        self,
+        rule: R,
+        state: S,
+        frame: TrackedFrame,
+        scene: SceneSettings,
+        sights: Sights | None = None,
+        *,
+        disarmed: bool = False,
     ) -> list[Finding]:
         """What the rule finds in a frame; `state` is changed. `sights` are those of the frame, for all rules on it.
 
@@ -71,7 +78,7 @@ class Kind(Generic[R, S]):
             tracks = (one.track for one in seen[0])
             counting = moving(tracks, state.watch.places, int(rule.ignore_stationary_s * 1e6), gap_us)
             seen = [one for one in seen[0] if one.track.id in counting], {}
-        armed = rule.armed and is_armed(rule.schedule, frame.record.event_us)
+        armed = rule.armed and not disarmed and is_armed(rule.schedule, frame.record.event_us)
         findings = self.find(rule, state, Look(frame, scene, seen, armed, gap_us))
         # The state goes on while disarmed: who is inside then has not just come in when it is armed.
         return findings if armed else []
