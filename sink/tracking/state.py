@@ -21,6 +21,7 @@ class LiveTrack(Struct, array_like=True, gc=False):
     misses: int = 0  # frames since then
     missed_us: int = 0  # time since then, of each gap between frames at most a second
     confirmed: bool = False
+    votes: int = 1  # for `label`: frames that said so, less those that said otherwise; bounded
 
 
 class TrackerState(Struct, array_like=True, tag="tracker.2"):
