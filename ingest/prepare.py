@@ -16,6 +16,7 @@ from ingest.limit import FpsLimit
 from ingest.media.ring import PacketRing
 from ingest.motion import MotionGate
 from ingest.planes import clockwise_turn
+from ingest.sameness import Sameness
 from ingest.settings import CameraSettings
 from ingest.status import CameraStatus
 from wire.messages import FrameHeader, InputSpec
@@ -42,6 +43,7 @@ class Preparation:
         self.status = status
         self._limit = FpsLimit(settings.fps)
         self._gate = MotionGate(settings.motion)
+        self._sameness = Sameness(settings.same_level if status.live else None)
         self._letterboxer = Letterboxer()
         self._spoiled = False
 
@@ -64,6 +66,8 @@ class Preparation:
             ledger.dropped("no_model")
             return
         try:
+            self._sameness.look(picture.image, picture.captured_ns)
+            self.status.same_s = self._sameness.same_s
             # Cheapest first: the limit looks at a number, the gate at a few thousand pixels.
             if not self._limit.passes(event_us):
                 ledger.dropped("rate_limited")

@@ -106,6 +106,14 @@ class CameraSettings(_Settings):
         description="At most this many frames are detected a second of event time; empty: all.",
     )
     motion: MotionSettings = Field(default_factory=MotionSettings, description="Pixel motion gate.")
+    same_level: float | None = Field(
+        default=0,
+        ge=0,
+        le=255,
+        description="A live picture that differs from an earlier one by no more than this on average is the same one: "
+        "the camera repeats itself (system.picture_frozen). 0: bit for bit, as sensor noise never is; about 0.5 for "
+        "encoders that blur it; empty: never look, as for a drawn or noiseless picture (grey levels).",
+    )
     rotate: Literal["auto", 0, 90, 180, 270] = Field(
         default="auto", description="Turn the picture clockwise (degrees); auto: as the video's own rotation mark says."
     )

@@ -45,6 +45,7 @@ class CameraSnapshot:
     concealed: int  # pictures that the decoder had to guess parts of
     clock_jumps: int
     lag_ms: float  # arrival after event time: how far the stream runs behind
+    same_s: float  # for how long its picture has been the same
     decoding: WakefulnessSnapshot
 
 
@@ -91,6 +92,7 @@ class CameraStatus:
         self.concealed = 0
         self.clock_jumps = 0
         self.lag_us = 0
+        self.same_s = 0.0
         self.rate = Rate()
         self.wakefulness = Wakefulness(camera)
         self._lock = threading.Lock()
@@ -141,5 +143,6 @@ class CameraStatus:
             concealed=self.concealed,
             clock_jumps=self.clock_jumps,
             lag_ms=self.lag_us / 1000,
+            same_s=self.same_s,
             decoding=self.wakefulness.snapshot(),
         )

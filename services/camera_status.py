@@ -42,6 +42,7 @@ def camera_status(camera: CameraSnapshot, ledger: LedgerSnapshot) -> CameraStatu
         error_text=camera.error_text,
         wanted=ledger.detected + missed,
         detected=ledger.detected,
+        same_s=int(camera.same_s),
     )
 
 

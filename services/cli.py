@@ -16,6 +16,7 @@ from typing import Annotated, Optional
 import typer
 
 from services import (
+    cli_arming,
     cli_bench,
     cli_data,
     cli_deadletters,
@@ -287,6 +288,7 @@ def version(as_json: JsonOption = False) -> None:
 
 
 cli_run.register(app, _in_words)
+cli_arming.register(app, _in_words)
 cli_deadletters.register(app, _in_words)
 cli_bench.register(app, _in_words)
 cli_data.register(app, _in_words)

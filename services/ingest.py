@@ -105,6 +105,7 @@ def _counts(cameras: Iterable[CameraSnapshot], link: FrameLink) -> Iterable[metr
         yield metrics.Count("sparsecam_camera_up", "1 while frames arrive.", up, labels, gauge=True)
         yield metrics.Count("sparsecam_camera_fps", "Frames a second delivered.", one.fps, labels, gauge=True)
         yield metrics.Count("sparsecam_camera_lag_ms", "Arrival after event time.", one.lag_ms, labels, gauge=True)
+        yield metrics.Count("sparsecam_camera_same_seconds", "Picture unchanged.", one.same_s, labels, gauge=True)
         yield metrics.Count("sparsecam_camera_reconnects", "Attempts after the first.", one.reconnects, labels)
         yield metrics.Count("sparsecam_camera_concealed", "Pictures partly guessed.", one.concealed, labels)
         yield metrics.Count("sparsecam_camera_clock_jumps", "Jumps of the source's clock.", one.clock_jumps, labels)

@@ -9,7 +9,8 @@ from services.config import Config
 from services.outputs import start_outputs
 from sink.camera import Plan
 from sink.messages import Links
-from sink.sink import Sink, SinkSnapshot
+from sink.sink import Sink
+from sink.snapshot import SinkSnapshot
 from wire import metrics
 from wire.health import Health
 from wire.media import media_links
@@ -55,6 +56,7 @@ def _report(now: SinkSnapshot, health: Health) -> None:
         gaps=now.gaps,
         alerts=sum(count for (_, event), count in now.alerts.items() if event == "opened"),
         cameras=now.cameras,
+        disarmed=now.disarmed,
         sinks=now.sinks,
         alerts_waiting=now.alerts_waiting,
     )
@@ -71,6 +73,7 @@ def _counts(now: SinkSnapshot) -> Iterable[metrics.Count]:
     yield metrics.Count("sparsecam_sink_reconnects", "Connections to Redis made anew.", now.reconnects)
     yield metrics.Count("sparsecam_sink_cameras", "Cameras whose lease is held.", now.cameras, gauge=True)
     yield metrics.Count("sparsecam_sink_sinks", "Sinks that share the cameras.", now.sinks, gauge=True)
+    yield metrics.Count("sparsecam_sink_disarmed", "Rules disarmed at run time.", now.disarmed, gauge=True)
     yield metrics.Count("sparsecam_sink_cameras_taken", "Times a camera was taken over.", now.taken_over)
     yield metrics.Count("sparsecam_sink_cameras_lost", "Times a camera was lost to another sink.", now.lost)
     yield metrics.Count("sparsecam_sink_reread", "Times entries read without the lease were found.", now.reread)

@@ -16,6 +16,7 @@ from sink.incident_settings import IncidentSettings
 from sink.incidents import Incidents, IncidentsState, Limits
 from sink.messages import Links
 from sink.rules import KINDS, RuleState
+from sink.rules.look import Sights
 from sink.settings import RuleSettings, SceneSettings
 from sink.tracking import Tracker, TrackerSettings, TrackerState
 from sink.tracks import Finding
@@ -51,6 +52,7 @@ class CameraWork:
         self._scene = plan.scenes.get(camera) or SceneSettings.model_validate({})
         self.tracker = Tracker(plan.tracker, state.tracker)
         self._states = {rule: KINDS[one.kind].resume(state.rules.get(rule)) for rule, one in self._rules.items()}
+        self.disarmed: frozenset[str] = frozenset()  # rules that somebody switched off at run time
         settings = plan.incidents
         self.incidents = Incidents(
             camera,
@@ -67,9 +69,12 @@ class CameraWork:
     def step(self, record: DetectionRecord) -> list[Alert]:
         """The alerts of the camera's next frame; their `latency_ms` is for whoever delivers them."""
         frame = self.tracker.step(record)
+        sights = Sights(frame, self._scene)
         found: list[tuple[str, Finding]] = []
         for rule, one in self._rules.items():
-            found += [(rule, finding) for finding in KINDS[one.kind].step(one, self._states[rule], frame, self._scene)]
+            state, disarmed = self._states[rule], rule in self.disarmed
+            findings = KINDS[one.kind].step(one, state, frame, self._scene, sights, disarmed=disarmed)
+            found += [(rule, finding) for finding in findings]
         return self.incidents.step(record.event_us, found, frame.record)
 
     def close_all(self) -> list[Alert]:

@@ -52,6 +52,16 @@ class Commit:
         """Entries to acknowledge."""
         return sum(map(len, self.acks.values()))
 
+    def urgent(self) -> Commit:
+        """The part that cannot wait: the cameras that have alerts. The state of a camera is kilobytes."""
+        alerting = {alert.camera for alert in self.alerts}
+        return Commit(self.alerts, {camera: ids for camera, ids in self.acks.items() if camera in alerting})
+
+    def settle(self, part: Commit) -> None:
+        """A part of it is in Redis."""
+        self.alerts = self.alerts[len(part.alerts) :]
+        self.acks = {camera: ids for camera, ids in self.acks.items() if camera not in part.acks}
+
     def drop(self, camera: str) -> None:
         """Forget a camera: it is another sink's."""
         self.acks.pop(camera, None)

@@ -14,6 +14,14 @@ class SystemSettings(BaseModel):
     camera_down_s: float = Field(
         15, ge=1, le=86_400, description="A live camera without frames for this long is down (seconds)."
     )
+    # Longer than anybody's keyframes are apart, and than a sleeping camera's looks.
+    picture_same_s: float = Field(
+        120,
+        ge=0,
+        le=86_400,
+        description="A live camera that has sent the same picture for this long is frozen (its same_level says what "
+        "is the same); 0: never (seconds).",
+    )
     ingest_silent_s: float = Field(
         10,
         ge=2,

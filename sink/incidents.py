@@ -70,6 +70,7 @@ class Incidents:
     ) -> None:
         self._camera = camera
         self._limits = limits
+        self._merge_us = limits.merge_s * 1e6
         self._cooldowns_s = cooldowns_s
         self._links = links
         state = state or IncidentsState()
@@ -120,7 +121,8 @@ class Incidents:
             else:
                 incident.seen_us = max(incident.seen_us, event_us)
                 alerts += self._go_on(incident, finding, event_us, record)
-        for incident in [one for one in self._ongoing.values() if self._gone(one)]:
+        last_us = self._newest_us - self._merge_us
+        for incident in [one for one in self._ongoing.values() if one.seen_us < last_us]:
             alerts += self._close(incident)
         return alerts
 
@@ -133,7 +135,7 @@ class Incidents:
         return self.close_all() + self._budget.end()
 
     def _gone(self, incident: Incident) -> bool:
-        return self._newest_us - incident.seen_us > self._limits.merge_s * 1e6
+        return self._newest_us - incident.seen_us > self._merge_us
 
     def _begin_anew(self, event_us: int, record: DetectionRecord | None) -> list[Alert]:
         """Another run of the reader that begins no later than the last did is the same material again."""

@@ -85,11 +85,15 @@ def _down(settings: SystemSettings, now_us: int, status: CameraStatus) -> tuple[
     if silent_s >= settings.ingest_silent_s:
         text = "camera down: its ingest process says nothing"
         return CAMERA_DOWN, Finding("camera", "", text, detail={"reason": "ingest_silent", "silent_s": round(silent_s)})
+    if status.up and 0 < settings.picture_same_s <= status.same_s:
+        detail: dict[str, str | float] = {"reason": "same_picture", "same_s": status.same_s}
+        text = f"picture frozen: the same one for {status.same_s} s"
+        return PICTURE_FROZEN, Finding("camera", "", text, detail=detail)
     down_s = (status.written_us - status.up_us) / 1e6
     if status.up or down_s < settings.camera_down_s:
         return None
     reason = status.error or status.state
-    detail: dict[str, str | float] = {"reason": reason, "down_s": round(down_s)}
+    detail = {"reason": reason, "down_s": round(down_s)}
     if status.error == "frozen":
         return PICTURE_FROZEN, Finding("camera", "", "picture frozen: connected, and no frame comes", detail=detail)
     said = f": {status.error_text}" if status.error_text else f" ({reason})"

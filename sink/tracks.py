@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from wire.messages import DetectionRecord
 
 BoxPx = tuple[float, float, float, float]  # left, top, right, bottom in pixels of the source picture
 
 
-class Track(Struct, frozen=True, array_like=True):
+class Track(Struct, frozen=True, array_like=True, gc=False):
     """One object in one frame, under an id that it keeps from frame to frame."""
 
     id: int  # rises; never given twice to a camera, also not after a restart
@@ -37,8 +37,7 @@ class TrackedFrame:
     ended: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(Struct, frozen=True, gc=False):
     """A rule's condition holds in this frame. The same `key` in later frames is the same incident going on."""
 
     key: str  # what the incident is about, within its rule and camera: "track 12", "zone porch", "label person"

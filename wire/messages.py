@@ -155,7 +155,7 @@ class Work(Struct, frozen=True, array_like=True, tag="work.1"):
     frame: FrameHeader
 
 
-class Detection(Struct, frozen=True, array_like=True):
+class Detection(Struct, frozen=True, array_like=True, gc=False):
     """One object: `box` is (left, top, right, bottom) in pixels of the source picture, clipped to it."""
 
     label: str

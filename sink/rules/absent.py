@@ -28,8 +28,9 @@ def absent(rule: AbsentRule, state: AbsentState, look: Look) -> list[Finding]:
     window = state.watch.window
     seen = look.in_zone(rule.zone)
     window.add(look.event_us, [THERE] if seen else [], rule.window_frames)
+    matched = window.matches()[THERE]
     unwatched = look.gap_us > max(UNWATCHED_US, rule.absent_s * 1e6)
-    there = bool(seen) and window.matched(THERE) >= rule.confirm_frames
+    there = bool(seen) and matched >= rule.confirm_frames
     if there or unwatched or not look.armed or state.since_us < 0:
         state.since_us = look.event_us
     gone_us = look.event_us - state.since_us
@@ -41,7 +42,7 @@ def absent(rule: AbsentRule, state: AbsentState, look: Look) -> list[Finding]:
             key="absent",
             label=what,
             text=f"no {what}{where(rule.zone)} for {seconds(gone_us)}",
-            frames_matched=max(1, window.seen - window.matched(THERE)),
+            frames_matched=max(1, window.seen - matched),
             frames_seen=window.seen,
             detail={"absent_s": round(gone_us / 1e6, 3), **({"zone": rule.zone} if rule.zone else {})},
         )

@@ -25,9 +25,10 @@ def count(rule: CountRule, state: CountState, look: Look) -> list[Finding]:
     window = state.watch.window
     if not window.add(look.event_us, wrong, rule.window_frames):
         return []
+    matches = window.matches()
     found = []
     for key, bound in wrong.items():
-        matched = window.matched(key)
+        matched = matches[key]
         if matched >= rule.confirm_frames:
             what = classes(rule.labels)
             found.append(

@@ -35,12 +35,13 @@ def dwell(rule: DwellRule, state: DwellState, look: Look) -> list[Finding]:
     window = state.watch.window
     window.add(look.event_us, [one.track.id for one in inside], rule.window_frames)
     _leave(rule, state, look, {one.track.id for one in inside})
+    matches = window.matches()
     found = []
     for track, _ in inside:
         began_us = look.event_us if rule.zone else track.first_us
         stay = state.tracks.setdefault(track.id, Stay(began_us))
         stay.outside_us = -1
-        matched, stayed_us = window.matched(track.id), look.event_us - stay.since_us
+        matched, stayed_us = matches[track.id], look.event_us - stay.since_us
         if stayed_us >= rule.dwell_s * 1e6 and matched >= rule.confirm_frames:
             found.append(
                 Finding(

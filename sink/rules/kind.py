@@ -10,7 +10,7 @@ from msgspec import Struct, field
 
 from sink.rule_settings import BaseRule
 from sink.rules.course import Course, Order
-from sink.rules.look import Look, matching, spot
+from sink.rules.look import Look, Sights
 from sink.rules.stationary import Place, moving
 from sink.rules.window import Window
 from sink.scene import SceneSettings
@@ -49,8 +49,17 @@ class Kind(Generic[R, S]):
         fresh = self.new_state()
         return kept if isinstance(kept, type(fresh)) else fresh
 
-    def step(self, rule: R, state: S, frame: TrackedFrame, scene: SceneSettings) -> list[Finding]:
-        """What the rule finds in a frame; `state` is changed.
+    def step(
+        self,
+        rule: R,
+        state: S,
+        frame: TrackedFrame,
+        scene: SceneSettings,
+        sights: Sights | None = None,
+        *,
+        disarmed: bool = False,
+    ) -> list[Finding]:
+        """What the rule finds in a frame; `state` is changed. `sights` are those of the frame, for all rules on it.
 
         Frames come in order of event time but for late ones. When time goes back, everything is forgotten, so that the
         same material finds the same again. Raises ValueError where the scene lacks what the rule names.
@@ -64,11 +73,13 @@ class Kind(Generic[R, S]):
             # Frames before and after it do not confirm each other.
             state.watch.window.frames.clear()
         gap_us = 0 if order is Order.LATE else state.watch.course.gap_us
-        tracks = matching(rule, frame)
+        seen = (sights or Sights(frame, scene)).of(rule)
         if rule.ignore_stationary_s:
-            tracks = moving(tracks, state.watch.places, int(rule.ignore_stationary_s * 1e6), gap_us)
-        armed = rule.armed and is_armed(rule.schedule, frame.record.event_us)
-        findings = self.find(rule, state, Look(frame, scene, spot(rule, tracks, frame, scene), armed, gap_us))
+            tracks = (one.track for one in seen[0])
+            counting = moving(tracks, state.watch.places, int(rule.ignore_stationary_s * 1e6), gap_us)
+            seen = [one for one in seen[0] if one.track.id in counting], {}
+        armed = rule.armed and not disarmed and is_armed(rule.schedule, frame.record.event_us)
+        findings = self.find(rule, state, Look(frame, scene, seen, armed, gap_us))
         # The state goes on while disarmed: who is inside then has not just come in when it is armed.
         return findings if armed else []
 

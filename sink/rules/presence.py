@@ -26,9 +26,10 @@ def presence(rule: PresenceRule, state: PresenceState, look: Look) -> list[Findi
     window = state.watch.window
     if not window.add(look.event_us, shown, rule.window_frames):
         return []
+    matches = window.matches()
     found = []
     for key, tracks in shown.items():
-        matched = window.matched(key)
+        matched = matches[key]
         if matched >= rule.confirm_frames:
             label = tracks[0].label
             found.append(

@@ -58,9 +58,10 @@ def speed(rule: SpeedRule, state: SpeedState, look: Look) -> list[Finding]:
             fast[track.id] = kmh
     window = state.watch.window
     window.add(look.event_us, fast, rule.window_frames)
+    matches = window.matches()
     found = []
     for track, _ in inside:
-        matched = window.matched(track.id)
+        matched = matches[track.id]
         if track.id in fast and matched >= rule.confirm_frames:
             kmh = round(fast[track.id], 1)
             found.append(

@@ -32,16 +32,16 @@ class Place(Struct, array_like=True):
     empty_us: int = 0  # watched time since somebody was last seen there
 
 
-def moving(tracks: Iterable[Track], places: list[Place], ignore_after_us: int, gap_us: int) -> list[Track]:
-    """The objects that still count; `places` is brought up to date. `gap_us`: time since the frame before."""
+def moving(tracks: Iterable[Track], places: list[Place], ignore_after_us: int, gap_us: int) -> set[int]:
+    """The ids of what still counts; `places` is brought up to date. `gap_us`: time since the frame before."""
     passed_us = min(gap_us, WATCHED_GAP_US)
     for place in places:
         place.empty_us += passed_us
-    counting = []
+    counting = set()
     for track in tracks:
         known = _place_of(track, places)
         if track.still_us < ignore_after_us and known is None:
-            counting.append(track)
+            counting.add(track.id)
             continue
         if known is None:
             places.append(Place(track.label, track.box))

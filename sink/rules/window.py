@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from bisect import insort
+from collections import Counter
 from collections.abc import Iterable
+from itertools import chain
 from operator import itemgetter
 
 from msgspec import Struct, field
@@ -24,9 +26,9 @@ class Window(Struct, array_like=True):
         del self.frames[:-size]
         return True
 
-    def matched(self, key: Key) -> int:
-        """Frames that showed it."""
-        return sum(key in shown for _, shown in self.frames)
+    def matches(self) -> Counter[Key]:
+        """For each key how many frames showed it."""
+        return Counter(chain.from_iterable(shown for _, shown in self.frames))
 
     @property
     def seen(self) -> int:

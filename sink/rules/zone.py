@@ -27,12 +27,13 @@ def zone(rule: ZoneRule, state: ZoneState, look: Look) -> list[Finding]:
     within = {one.track.id for one in inside}
     window = state.watch.window
     window.add(look.event_us, [one.track.id for one in inside], rule.window_frames)
+    matches = window.matches()
     for track, _ in look.objects:
-        if track.id not in within and (track.id not in state.tracks or not window.matched(track.id)):
+        if track.id not in within and (track.id not in state.tracks or not matches[track.id]):
             state.tracks[track.id] = False
     found = []
     for track, _ in inside:
-        matched = window.matched(track.id)
+        matched = matches[track.id]
         if matched < rule.confirm_frames:
             continue
         came_in = state.tracks.get(track.id) is False

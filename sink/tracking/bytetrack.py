@@ -22,6 +22,9 @@ from wire.messages import Detection
 _MIN_IOU_UNSURE = 0.5
 _MIN_IOU_NEW = 0.2
 _MIN_IOU_RESTING = 0.5
+# A box of another class in the very place of a track in sight that nothing else fits: the same object, misnamed. More
+# than a rider overlaps with the bicycle.
+_MIN_IOU_RENAMED = 0.7
 # A margin is the standard deviation of the track's place, but no more than this share of its shorter side, lest it
 # reach whatever is near.
 _MAX_MARGIN = 0.5
@@ -59,7 +62,16 @@ def join(
             boxes_of[detection.label].append(detection)
     for label in dict.fromkeys((*tracks_of, *resting_of, *boxes_of)):
         _join_label(joined, tracks_of[label], resting_of[label], boxes_of[label], settings)
+    _join_renamed(joined)
     return joined
+
+
+def _join_renamed(joined: Joined) -> None:
+    """Give boxes that would begin a track to tracks in sight that none of their own class fits."""
+    in_sight = [track for track in joined.missed if track.confirmed and track.misses == 0]
+    left, joined.fresh = _stage(joined, in_sight, joined.fresh, _MIN_IOU_RENAMED)
+    found = {track.id for track in in_sight} - {track.id for track in left}
+    joined.missed = [track for track in joined.missed if track.id not in found]
 
 
 def _join_label(

@@ -1,10 +1,13 @@
 """A Kalman filter of a box that moves and grows steadily, on real time steps.
 
-State: centre, width and height, and how fast each changes. The model is the usual one of constant velocity, disturbed
+State: centre, width and height, and how fast they change. The model is the usual one of constant velocity, disturbed
 by white acceleration noise (Bar-Shalom, Li, Kirubarajan: Estimation with Applications to Tracking and Navigation,
 2001, section 6.2.2), so that a frame that comes late or not at all needs no special case. All noise is proportional to
 the box's longer side and the same for the four quantities. So they have the same 2x2 covariance, and the filter of
 eight states falls into four of two that share it.
+
+The width has no speed: that of a walker swings with every step, and a swing that is carried on is the wrong way round
+a fifth of a second later. Two who passed each other then changed their ids.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ _MAX_STEP_S = 5.0
 _MIN_SIDE_PX = 1.0  # a shrinking box that is not seen must not turn inside out
 
 
-class Motion(Struct, array_like=True):
+class Motion(Struct, array_like=True, gc=False):
     """What is known of one box. Pixels and pixels a second; the covariance is of each of the four quantities."""
 
     x: float  # of the centre
@@ -33,7 +36,6 @@ class Motion(Struct, array_like=True):
     height: float
     speed_x: float
     speed_y: float
-    speed_width: float
     speed_height: float
     variance: float  # of the four above the speeds
     covariance: float  # of a quantity with its speed
@@ -46,7 +48,7 @@ def begin(box: BoxPx) -> Motion:
     width, height = right - left, bottom - top
     side = max(width, height)
     variance, speed_variance = (_MEASURED * side) ** 2, (_FIRST_SPEED * side) ** 2
-    return Motion((left + right) / 2, (top + bottom) / 2, width, height, 0, 0, 0, 0, variance, 0, speed_variance)
+    return Motion((left + right) / 2, (top + bottom) / 2, width, height, 0, 0, 0, variance, 0, speed_variance)
 
 
 def predict(motion: Motion, step_s: float) -> None:
@@ -54,7 +56,6 @@ def predict(motion: Motion, step_s: float) -> None:
     dt = min(step_s, _MAX_STEP_S)
     motion.x += motion.speed_x * dt
     motion.y += motion.speed_y * dt
-    motion.width = max(_MIN_SIDE_PX, motion.width + motion.speed_width * dt)
     motion.height = max(_MIN_SIDE_PX, motion.height + motion.speed_height * dt)
     noise = (_ACCELERATION * max(motion.width, motion.height)) ** 2
     motion.variance += dt * (2 * motion.covariance + dt * motion.speed_variance) + noise * dt**3 / 3
@@ -76,7 +77,6 @@ def update(motion: Motion, box: BoxPx) -> None:
     motion.height += gain * higher
     motion.speed_x += speed_gain * x
     motion.speed_y += speed_gain * y
-    motion.speed_width += speed_gain * wider
     motion.speed_height += speed_gain * higher
     motion.speed_variance -= speed_gain * motion.covariance
     motion.covariance *= 1 - gain
@@ -85,12 +85,12 @@ def update(motion: Motion, box: BoxPx) -> None:
 
 def stop_growing(motion: Motion) -> None:
     """For a box out of sight: half a box, hidden step by step, seems to shrink and would go on to nothing."""
-    motion.speed_width = motion.speed_height = 0.0
+    motion.speed_height = 0.0
 
 
 def stop(motion: Motion) -> None:
     """For what stands still, before a long step: what is left of its speed is noise."""
-    motion.speed_x = motion.speed_y = motion.speed_width = motion.speed_height = 0.0
+    motion.speed_x = motion.speed_y = motion.speed_height = 0.0
 
 
 def box_of(motion: Motion) -> BoxPx:

@@ -8,7 +8,7 @@ from sink.tracking.kalman import Motion
 from sink.tracking.stillness import Still
 
 
-class LiveTrack(Struct, array_like=True):
+class LiveTrack(Struct, array_like=True, gc=False):
     """One object that is followed."""
 
     id: int
@@ -21,9 +21,10 @@ class LiveTrack(Struct, array_like=True):
     misses: int = 0  # frames since then
     missed_us: int = 0  # time since then, of each gap between frames at most a second
     confirmed: bool = False
+    votes: int = 1  # for `label`: frames that said so, less those that said otherwise; bounded
 
 
-class TrackerState(Struct, array_like=True, tag="tracker.1"):
+class TrackerState(Struct, array_like=True, tag="tracker.2"):
     """Of one camera."""
 
     session: str = ""

@@ -17,7 +17,7 @@ _SAME_PLACE = 0.75
 _LEAVES_AFTER_US = 500_000
 
 
-class Still(Struct, array_like=True):
+class Still(Struct, array_like=True, gc=False):
     """Where an object is or was at rest, and since when (event time)."""
 
     place: BoxPx

@@ -21,6 +21,8 @@ _WATCHED_US = 1_000_000
 _LONGEST_STEP_US = 30_000_000
 # Boxes of a frame, and tracks of a camera: more than our detectors give (300), so that garbage costs a bounded time.
 MAX_TRACKS = 500
+# Frames by which a new class must outweigh a long-known one: a flicker does not, a mistake of the beginning is mended.
+_MAX_VOTES = 10
 _MAX_PX = 100_000.0  # no picture has coordinates beyond this
 
 
@@ -154,6 +156,7 @@ class Tracker:
         """The track is seen in this frame."""
         kalman.update(track.motion, detection.box)
         stillness.look(track.still, kalman.box_of(track.motion), self.state.event_us)
+        _vote(track, detection.label)
         track.seen_us = self.state.event_us
         track.hits += 1
         track.misses = track.missed_us = 0
@@ -179,6 +182,16 @@ class Tracker:
             hits=track.hits,
             still_us=_still_us(track) if self._stands(track) else 0,
         )
+
+
+def _vote(track: LiveTrack, label: str) -> None:
+    """The class of most frames is the track's (the majority vote of Boyer and Moore, 1981)."""
+    if label == track.label:
+        track.votes = min(track.votes + 1, _MAX_VOTES)
+    elif track.votes > 0:
+        track.votes -= 1
+    else:
+        track.label, track.votes = label, 1
 
 
 def _still_us(track: LiveTrack) -> int:

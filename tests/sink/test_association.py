@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sink.tracking.association import iou, match
+from sink.tracking.association import match, overlaps
 from sink.tracking.stillness import overlap
 
 Box = tuple[float, float, float, float]
@@ -29,15 +29,17 @@ def best_sum(gain: list[list[float]]) -> float:
 
 
 @given(st.lists(boxes(), min_size=1, max_size=4), st.lists(boxes(), min_size=1, max_size=4), st.data())
-def test_the_pairs_have_the_greatest_sum_of_overlap_times_score(
+def test_the_pairs_have_the_greatest_sum_of_likeness_times_score(
     tracks: list[Box], seen: list[Box], data: st.DataObject
 ) -> None:
     scores = [data.draw(st.floats(0.01, 1)) for _ in seen]
     pairs = match(tracks, [0.0] * len(tracks), seen, scores, 0.2)
-    gain = [
-        [one * score if (one := overlap(track, box)) >= 0.2 else 0.0 for box, score in zip(seen, scores, strict=True)]
-        for track in tracks
-    ]
+
+    def likeness(one: Box, other: Box) -> float:
+        height = overlap((0, one[1], 1, one[3]), (0, other[1], 1, other[3]))
+        return both * height**2 if (both := overlap(one, other)) >= 0.2 else 0.0
+
+    gain = [[likeness(track, box) * score for box, score in zip(seen, scores, strict=True)] for track in tracks]
     assert len({row for row, _ in pairs}) == len({column for _, column in pairs}) == len(pairs)
     assert all(gain[row][column] > 0 for row, column in pairs)
     assert sum(gain[row][column] for row, column in pairs) == pytest.approx(best_sum(gain), abs=1e-9)
@@ -48,8 +50,10 @@ def test_a_margin_is_a_larger_box_on_both_sides(one: Box, other: Box, margin: fl
     def grown(box: Box) -> Box:
         return box[0] - margin, box[1] - margin, box[2] + margin, box[3] + margin
 
-    found = iou(np.array([one]), np.array([other]), np.array([margin]))
-    assert found[0, 0] == pytest.approx(overlap(grown(one), grown(other)), abs=1e-9)
+    found, height = overlaps(np.array([one]), np.array([other]), np.array([margin]))
+    one, other = grown(one), grown(other)
+    assert found[0, 0] == pytest.approx(overlap(one, other), abs=1e-9)
+    assert max(0.0, height[0, 0]) == pytest.approx(overlap((0, one[1], 1, one[3]), (0, other[1], 1, other[3])))
 
 
 def test_nothing_matches_nothing() -> None:

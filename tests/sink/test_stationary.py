@@ -72,7 +72,7 @@ def test_a_place_that_stays_empty_is_forgotten(tracked: Tracked, step: Callable[
 def test_places_are_bounded_and_the_longest_empty_goes_first() -> None:
     places = [Place("car", (50.0 * n, 0.0, 50.0 * n + 40, 40.0), empty_us=n) for n in range(MOST_PLACES)]
     new = Track(1, "car", 0.9, (0.0, 500.0, 40.0, 540.0), (0.0, 0.0), 0, 9, 10_000_000)
-    assert moving([new], places, 10_000_000, 0) == []
+    assert moving([new], places, 10_000_000, 0) == set()
     assert len(places) == MOST_PLACES
     assert max(place.empty_us for place in places) == MOST_PLACES - 2
     assert any(place.box == new.box for place in places)

@@ -114,6 +114,28 @@ def test_classes_do_not_mix(camera: Camera) -> None:
     assert [(track.id, track.label) for track in frame.tracks] == [(2, "car")]
 
 
+def test_a_class_that_flickers_keeps_its_track_and_one_that_changes_becomes_the_tracks(camera: Camera) -> None:
+    frames = [camera.frame(seen("dog" if index % 5 == 4 else "cat", 100 + 3 * index)) for index in range(50)]
+    assert {(track.id, track.label) for frame in frames for track in frame.tracks} == {(1, "cat")}
+    assert all(frame.tracks for frame in frames[1:])
+    frames = [camera.frame(seen("dog", 250)) for _ in range(20)]
+    assert [track.label for frame in frames for track in frame.tracks] == ["cat"] * 9 + ["dog"] * 11
+    assert {track.id for frame in frames for track in frame.tracks} == {1}
+
+
+def test_a_rider_does_not_become_the_bicycle(camera: Camera) -> None:
+    for index in range(20):
+        bicycle, rider = seen("bicycle", 100 + index, 360, height=90), seen("person", 100 + index)
+        frame = camera.frame(*([bicycle] if index % 4 else []), rider)
+    assert {(track.id, track.label) for track in frame.tracks} <= {
+        (1, "person"),
+        (2, "bicycle"),
+        (2, "person"),
+        (1, "bicycle"),
+    }
+    assert len({track.label for track in camera.tracker.state.tracks}) == 2
+
+
 def test_standing_still_is_timed_and_moving_is_not(camera: Camera) -> None:
     assert camera.stand(seen("car", 500), 2.5).tracks[0].still_us == 0
     assert camera.stand(seen("car", 500), 7.5).tracks[0].still_us == 9_960_000
