@@ -21,8 +21,8 @@ from trainer.layers import Detect
 Form = Literal["integer", "qdq"]
 
 _STEPS = 255  # of uint8
-_PIXEL = 1 / _STEPS  # scale of the network's input, whose bytes are then used as they come from the camera
 _LARGEST = 127  # of int8, used symmetrically: -128 would have no counterpart
+_LARGEST_BIAS = 2.0**30  # leaves as much again for the products: 2^15 each at most, of some thousand weights
 _AVERAGED = 0.01  # share of a new batch in an activation's range: some hundred batches, PyTorch's default
 _TINY = 1e-8  # a channel of zeros still wants a scale
 
@@ -105,9 +105,9 @@ class FoldedConv(ConvBn2d):
     def forward(self, x: Tensor) -> Tensor:
         """(batch, in, h, w) to (batch, out, h / stride, w / stride)."""
         if not self.freeze_bn:
-            return cast("Tensor", super().forward(x))
+            return cast("Tensor", super().forward(x))  # type: ignore[no-untyped-call]  # as PyTorch ships it
         weights, bias = self.folded()
-        return self._conv_forward(x, self.weight_fake_quant(weights), bias)
+        return cast("Tensor", self._conv_forward(x, self.weight_fake_quant(weights), bias))
 
 
 def own_layers(network: nn.Module, *, by_channel: bool) -> None:
@@ -116,10 +116,11 @@ def own_layers(network: nn.Module, *, by_channel: bool) -> None:
     for module in list(network.modules()):
         if not isinstance(module, QuantWrapper):
             continue
+        # A picture's range is known: its bytes are then used as they come from the camera.
         quant = Activations(0.0, 1.0) if first else Activations()
-        module.quant.activation_post_process = quant.to(next(module.parameters()).device).train(network.training)
+        stub, inner = cast("Any", module.quant), cast("Any", module.module)
+        stub.activation_post_process = quant.to(inner.weight.device).train(network.training)
         first = False
-        inner = module.module
         if isinstance(inner, ConvBn2d):
             inner.__class__ = FoldedConv
         if hasattr(inner, "weight_fake_quant"):
@@ -153,32 +154,56 @@ def exportable(network: nn.Module, form: Form = "integer") -> nn.Module:
 
 
 class _Exported(nn.Module):
-    """One quantised convolution as constants: what ONNX holds of it."""
+    """One quantised convolution as constants: what ONNX holds of it.
+
+    They are buffers, so that they become initializers: DeepSparse ends the process on weights in Constant nodes.
+    """
+
+    weights: Tensor
+    steps: Tensor
+    bias: Tensor
+    scale: Tensor
+    zero: Tensor
+    zeros: Tensor
 
     def __init__(self, wrapped: QuantWrapper, form: Form) -> None:
         super().__init__()
-        conv = wrapped.module
+        conv, quant = cast("Any", wrapped.module), cast("Any", wrapped.quant)
         weights, bias = conv.folded() if isinstance(conv, FoldedConv) else (conv.weight, conv.bias)
+        weights, bias = weights.detach(), bias.detach()
         steps = conv.weight_fake_quant.scale(weights)
-        scale, zero = wrapped.quant.activation_post_process.calculate_qparams()
-        self._scale, self._zero, self._form = scale.float(), zero.to(torch.uint8), form
-        self._steps = steps
-        self._weights = (weights / steps.view(-1, 1, 1, 1)).round().clamp(-_LARGEST, _LARGEST).to(torch.int8)
-        self._bias = bias
-        self._shape = (list(conv.stride), list(conv.padding), list(conv.kernel_size))
+        scale, zero = quant.activation_post_process.calculate_qparams()
+        # A channel of zeros, or nearly, has such small steps that its bias would not fit into 32 bits of them.
+        steps = torch.maximum(steps, bias.abs() / (scale * _LARGEST_BIAS))
+        self._form, self._stride, self._padding = form, list(conv.stride), list(conv.padding)
+        whole = (weights / steps.view(-1, 1, 1, 1)).round().clamp(-_LARGEST, _LARGEST).to(torch.int8)
+        self.register_buffer("weights", whole)
+        self.register_buffer("scale", scale.float())
+        self.register_buffer("zero", zero.to(torch.uint8))
+        if form == "qdq":
+            self.register_buffer("steps", steps)
+            self.register_buffer("zeros", torch.zeros_like(steps, dtype=torch.int8))
+            self.register_buffer("bias", bias)
+        else:
+            # One for all channels: ONNX Runtime knows no other, and DeepSparse ends the process without any.
+            self.register_buffer("zeros", torch.zeros((), dtype=torch.int8))
+            self.register_buffer("steps", (scale * steps).view(1, -1, 1, 1))
+            self.register_buffer("bias", (bias / (scale * steps)).round().to(torch.int32).view(1, -1, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         """Float in and out; the picture itself comes as uint8."""
-        q = x if x.dtype == torch.uint8 else _Quantize.apply(x, self._scale, self._zero)
-        stride, padding, kernel = self._shape
+        q = x if x.dtype == torch.uint8 else _apply(_Quantize, x, self.scale, self.zero)
         if self._form == "qdq":
-            pixels = _Dequantize.apply(q, self._scale, self._zero, None)
-            weights = _Dequantize.apply(self._weights, self._steps, torch.zeros_like(self._steps, dtype=torch.int8), 0)
-            return functional.conv2d(pixels, weights, self._bias, stride, padding)
-        step = self._scale * self._steps
-        bias = (self._bias / step).round().to(torch.int32).view(1, -1, 1, 1)
-        summed = _ConvInteger.apply(q, self._weights, self._zero, stride, padding, kernel)
-        return (summed + bias).to(torch.float32) * step.view(1, -1, 1, 1)
+            pixels = _apply(_Dequantize, q, self.scale, self.zero, None)
+            weights = _apply(_Dequantize, self.weights, self.steps, self.zeros, 0)
+            return functional.conv2d(pixels, weights, self.bias, self._stride, self._padding)
+        summed: Tensor = _apply(_ConvInteger, q, self.weights, self.zero, self.zeros, (self._stride, self._padding))
+        return (summed + self.bias).to(torch.float32) * self.steps
+
+
+def _apply(function: type[torch.autograd.Function], *values: Any) -> Tensor:
+    applied: Tensor = function.apply(*values)  # type: ignore[no-untyped-call]  # as PyTorch ships it
+    return applied
 
 
 class _Quantize(torch.autograd.Function):
@@ -206,19 +231,16 @@ class _Dequantize(torch.autograd.Function):
 class _ConvInteger(torch.autograd.Function):
     @staticmethod
     def forward(
-        _: Any, q: Tensor, weights: Tensor, zero: Tensor, stride: list[int], padding: list[int], kernel: list[int]
+        _: Any, q: Tensor, weights: Tensor, zero: Tensor, zeros: Tensor, steps: tuple[list[int], list[int]]
     ) -> Tensor:
         # In float64 sums of products of bytes are exact; PyTorch has no convolution of integers on every CPU.
-        wide = functional.conv2d(q.double() - zero.double(), weights.double(), None, stride, padding)
+        wide = functional.conv2d(q.double() - zero.double(), weights.double() - zeros.double(), None, *steps)
         return wide.to(torch.int32)
 
     @staticmethod
-    def symbolic(
-        g: Any, q: Any, weights: Any, zero: Any, stride: list[int], padding: list[int], kernel: list[int]
-    ) -> Any:
-        return g.op(
-            "ConvInteger", q, weights, zero, strides_i=stride, pads_i=[*padding, *padding], kernel_shape_i=kernel
-        )
+    def symbolic(g: Any, *values: Any) -> Any:
+        *operands, (stride, padding) = values
+        return g.op("ConvInteger", *operands, strides_i=stride, pads_i=[*padding, *padding])
 
 
 def head_is_float(network: nn.Module) -> bool:

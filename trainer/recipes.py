@@ -116,7 +116,7 @@ def load(path_or_name: str | Path, **parameters: Parameter) -> Recipe:
 
 
 def read_recipe(path_or_name: str | Path, **parameters: Parameter) -> str:
-    """A recipe by name or file as plain YAML, all values worked out: what `Sparsifier` takes and a checkpoint keeps."""
+    """A recipe by name or file as plain YAML, every value worked out: what `Sparsifier` takes, and checkpoints keep."""
     return to_yaml(load(path_or_name, **parameters))
 
 

@@ -275,4 +275,4 @@ class _QConfig(torch.ao.quantization.QConfig):
 
 
 def _qconfig(*args: Any) -> _QConfig:
-    return _QConfig(*_ORIGINAL["qconfig"](*args))
+    return _QConfig(*_ORIGINAL["qconfig"](*args))  # type: ignore[no-untyped-call]  # as PyTorch ships it
