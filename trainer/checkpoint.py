@@ -2,7 +2,8 @@
 
 Read are the public YOLOv5 v6 and v7 checkpoints (the pickled network under `ema` or `model`) and plain ones: a
 state_dict, alone or in a dictionary under `ema`, `model` or `state_dict`, beside it optionally `names` (class names),
-`activation` ("silu", the default, or "hardswish") and `image_size` ([height, width]).
+`activation` ("silu", the default, or "hardswish") and `image_size` ([height, width]). Our own of a quantised network
+say by `recipe` and `progress` as well which layers it has.
 """
 
 from __future__ import annotations
@@ -25,7 +26,16 @@ _DEPTH_LIMIT = 16  # of modules inside modules; YOLOv5 has six
 _ANCHORS = "model.24.anchors"
 _HEAD = "model.24.m.0.weight"
 _BLOCKS = (2, 4, 6, 8)  # the backbone's C3 blocks, whose repeats tell the depth
+_QUANTISED = ".conv.module."  # in the names of a quantised convolution's weights
 _KNOWN = "expected YOLOv5 v6 or v7 with three levels, of size " + ", ".join(SIZES)
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """What made a network's layers other than those it began with."""
+
+    recipe: str  # its text
+    epoch: int  # finished epochs of it
 
 
 @dataclass(frozen=True)
@@ -40,6 +50,7 @@ class Checkpoint:
     labels: dict[int, str] | None
     strides: tuple[int, ...]  # pixels
     image_size: tuple[int, int]  # (height, width) in pixels
+    quantised: Quantised | None = None
 
 
 def read_checkpoint(data: bytes, name: str) -> Checkpoint:
@@ -60,7 +71,8 @@ def read_checkpoint(data: bytes, name: str) -> Checkpoint:
         raise CheckpointError(f"{name}: no network in it, found {_found(saved)}; {_KNOWN}, or its state_dict")
     if activation not in ("silu", "hardswish"):
         raise CheckpointError(f"{name}: activation {activation!r}; expected silu or hardswish")
-    size, classes = _structure(state, name)
+    quantised = _quantised(facts, name) if any(_QUANTISED in key for key in state) else None
+    size, classes = _structure(_plain(state) if quantised else state, name)
     _check_strides(strides, name)
     return Checkpoint(
         name=name,
@@ -71,12 +83,20 @@ def read_checkpoint(data: bytes, name: str) -> Checkpoint:
         labels=_labels(labels, classes, name),
         strides=STRIDES,
         image_size=_image_size(facts.get("image_size"), name),
+        quantised=quantised,
     )
 
 
 def build(checkpoint: Checkpoint) -> YoloV5:
-    """The network with these weights, in eval mode; raises CheckpointError where one is missing or too many."""
+    """The network with these weights, in eval mode; raises CheckpointError where one is missing or too many.
+
+    Of a quantised one it raises RecipeError and ExtraMissing as well: its layers are made by its recipe.
+    """
     network = YoloV5(SIZES[checkpoint.size], checkpoint.classes, activation=checkpoint.activation)
+    if checkpoint.quantised is not None:
+        from trainer.sparsify import apply_structure
+
+        apply_structure(network, checkpoint.quantised.recipe, checkpoint.quantised.epoch)
     # Older checkpoints keep the anchors in pixels beside those in cells.
     state = {key: value for key, value in checkpoint.state.items() if key != "model.24.anchor_grid"}
     wanted = network.state_dict()
@@ -91,6 +111,27 @@ def build(checkpoint: Checkpoint) -> YoloV5:
             )
     network.load_state_dict({**wanted, **state}, strict=True)
     return network.eval()
+
+
+def plain_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """Its weights by the names of a network that is not quantised; what only quantised layers have is left out."""
+    return _plain(checkpoint.state) if checkpoint.quantised else checkpoint.state
+
+
+def _plain(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    from trainer.sparsify import plain_state
+
+    return plain_state(state)
+
+
+def _quantised(facts: Mapping[str, Any], name: str) -> Quantised:
+    recipe, epoch = facts.get("recipe"), _mapping(facts.get("progress")).get("epoch")
+    if not isinstance(recipe, str) or not isinstance(epoch, int):
+        raise CheckpointError(
+            f"{name}: quantised, but it does not say by which `recipe` and how many epochs of it; expected a "
+            "checkpoint of `sparsecam train`"
+        )
+    return Quantised(recipe, epoch)
 
 
 def _tensors(shell: Shell, name: str, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Tensor]]:

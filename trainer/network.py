@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from trainer.checkpoint import Checkpoint, read_checkpoint
+from trainer.checkpoint import Checkpoint, plain_weights, read_checkpoint
 from trainer.errors import CheckpointError, TrainerError
 from trainer.layers import Activation, Detect
 from trainer.model import SIZES, YoloV5
@@ -53,7 +53,8 @@ def start_network(settings: TrainSettings, classes: int) -> tuple[YoloV5, Activa
 def take_over(network: nn.Module, begun: Checkpoint) -> int:
     """Copy the weights whose names and shapes agree; returns how many tensors."""
     own = network.state_dict()
-    fitting = {key: value for key, value in begun.state.items() if key in own and own[key].shape == value.shape}
+    weights = plain_weights(begun)
+    fitting = {key: value for key, value in weights.items() if key in own and own[key].shape == value.shape}
     if not fitting:
         raise CheckpointError(f"{begun.name}: none of its {len(begun.state)} weights fits this network")
     network.load_state_dict(fitting, strict=False)

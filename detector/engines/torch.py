@@ -12,7 +12,7 @@ import torch
 from detector.engines import Array
 from detector.errors import EngineRefused
 from trainer.checkpoint import Checkpoint, build, read_checkpoint
-from trainer.errors import CheckpointError
+from trainer.errors import CheckpointError, TrainerError
 from trainer.model import YoloV5
 
 __all__ = ["Checkpoint", "CheckpointError", "TorchEngine", "read_checkpoint"]
@@ -33,7 +33,7 @@ class TorchEngine:
         torch.set_num_threads(num_cores)
         try:
             network = build(read_checkpoint(model, "the model"))
-        except CheckpointError as error:
+        except TrainerError as error:
             raise EngineRefused(f"torch cannot load the model: {error}") from error
         network.fuse()
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs

@@ -105,5 +105,5 @@ def test_a_quantised_checkpoint_that_does_not_tell_its_recipe_is_refused(
     trained: tuple[YoloV5, dict[str, Any]],
 ) -> None:
     what = {key: value for key, value in trained[1].items() if key != "recipe"}
-    with pytest.raises(CheckpointError, match=r"best\.pt: quantised, but it does not say 'recipe'"):
+    with pytest.raises(CheckpointError, match=r"best\.pt: quantised, but it does not say by which .recipe."):
         restore(saved(what), "best.pt")
