@@ -34,6 +34,7 @@ EXIT_FAILED, EXIT_STOPPED = 1, 143  # 143: what a shell tells of SIGTERM
 _SMALLEST_BATCH = 1
 
 
+_STOPPED = "stopped; --resume goes on after the last finished epoch"
 _STOP_S = 4.0  # SIGTERM promises five
 
 
@@ -106,11 +107,17 @@ def train(asked: dict[str, Any], *, recipe_args: str, batch_size: int | None, re
             job = _prepare(asked, recipe_args, batch_size, resume, shown)
             outcome = _train(job, shown)
         except _Stopped:
-            shown.say("stopped; --resume goes on after the last finished epoch")
+            shown.say(_STOPPED)
             return EXIT_STOPPED
         except TrainerError as error:
             shown.say(f"sparsecam: {error}")
             return EXIT_FAILED
+        except RuntimeError:
+            # A SIGTERM for the whole group ends the loader's workers as well, which it takes for their fault.
+            if not shown.stop.is_set():
+                raise
+            shown.say(_STOPPED)
+            return EXIT_STOPPED
     best = f"best epoch {outcome.best_epoch}: {outcome.best}" if outcome.best_epoch >= 0 else "no epoch was complete"
     sys.stdout.write(f"{best}\n")
     return 0

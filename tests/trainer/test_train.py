@@ -128,20 +128,23 @@ def test_a_resumed_training_ends_with_the_numbers_of_an_uninterrupted_one(data: 
 
 
 @pytest.mark.slow
-def test_sigterm_stops_a_training_within_five_seconds_and_it_can_be_resumed(data: Path) -> None:
+@pytest.mark.parametrize("whole_group", [False, True])
+def test_sigterm_stops_a_training_within_five_seconds_and_it_can_be_resumed(data: Path, whole_group: bool) -> None:
     asked(data)
     command = [
         sys.executable, "-m", "services.cli", "train", "--data", str(data), "--cfg", "yolov5n", "--img", str(_SIDE),
         "--batch-size", "4", "--epochs", "9999", "--device", "cpu", "--project", str(data.parent / "r"), "--logger", "",
     ]  # fmt: skip
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
     last = data.parent / "r" / "exp" / "weights" / "last.pt"
     deadline = time.monotonic() + 90
     while not last.is_file():
         assert process.poll() is None, process.stderr and process.stderr.read()
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    process.send_signal(signal.SIGTERM)
+    (os.killpg if whole_group else os.kill)(process.pid, signal.SIGTERM)
     _, errors = process.communicate(timeout=5)
     assert process.returncode == 143
     assert "--resume" in errors
