@@ -24,6 +24,7 @@ __all__ = ["Sparsifier", "apply_structure", "plain_name", "plain_state", "read_r
 _PRUNES = "PruningModifier"
 _QUANTISES = "QuantizationModifier"
 _SETS_LR = ("LearningRateModifier", "LearningRateFunctionModifier")
+_BEFORE = -1.0  # every epoch
 _EVERYTHING = ("__ALL__", "__ALL_PRUNABLE__")
 
 
@@ -45,9 +46,13 @@ class Sparsifier:
         parsed = recipes.parse(recipe)
         self._facts = Facts(parsed)
         self._manager = _manager(_for_network(parsed, network))
-        if is_quantised(network):
+        was = is_quantised(network)
+        if was:
             _take_as_done(self._manager)
-        _start(self._manager, network, epoch)
+        # At an epoch that quantises, a start there would do so at once; a run that was not interrupted does in a step.
+        _start(self._manager, network, _BEFORE)
+        if is_quantised(network) and not was:
+            _finish_quantising(network, self._facts)
 
     @property
     def epochs(self) -> int:
