@@ -23,6 +23,7 @@ from services import (
     cli_export,
     cli_jobs,
     cli_models,
+    cli_oneshot,
     cli_recipes,
     cli_replay,
     cli_run,
@@ -295,6 +296,7 @@ cli_bench.register(app, _in_words)
 cli_data.register(app, _in_words)
 cli_models.register(app, _in_words)
 cli_jobs.register(app, _in_words)
+cli_oneshot.register(app, _in_words)
 cli_recipes.register(app, _in_words)
 cli_replay.register(app, _in_words)
 cli_train.register(app, _in_words)

@@ -117,7 +117,7 @@ def _pruning(
                 yield from _blocks(block, name, shapes[name], where)
                 if name in goals and not constant:
                     yield Finding("error", where, f"{name} is pruned by an earlier modifier already")
-                goals[name] = 0.0 if constant else float(goal)
+                goals[name] = float(goal) if isinstance(goal, int | float) and not constant else 0.0
     if not constant and _number(modifier, "update_frequency", 1) <= 0:
         yield Finding("warning", where, "update_frequency is not above 0: masks are made anew at every step, slowly")
 

@@ -23,7 +23,7 @@ Form = Literal["integer", "qdq"]
 _STEPS = 255  # of uint8
 _LARGEST = 127  # of int8, used symmetrically: -128 would have no counterpart
 _LARGEST_BIAS = 2.0**30  # leaves as much again for the products: 2^15 each at most, of some thousand weights
-_AVERAGED = 0.01  # share of a new batch in an activation's range: some hundred batches, PyTorch's default
+_AVERAGED = 0.01  # least share of a new batch in an activation's range: some hundred batches, PyTorch's default
 _TINY = 1e-8  # a channel of zeros still wants a scale
 
 
@@ -86,10 +86,11 @@ class Activations(FakeQuantizeBase):
 
     def _watch(self, x: Tensor) -> None:
         low, high = torch.aminmax(x)
-        share = _AVERAGED if int(self.seen) else 1.0
+        self.seen.add_(1)
+        # At first the mean of all batches, or the very first one would count for nearly everything.
+        share = max(_AVERAGED, 1 / int(self.seen))
         self.low.lerp_(low.float(), share)
         self.high.lerp_(high.float(), share)
-        self.seen.fill_(1)
 
 
 class FoldedConv(ConvBn2d):

@@ -24,6 +24,7 @@ _PACKAGED = Path(__file__).with_name("shipped_recipes")
 FOLDER = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).resolve().parent.parent / "recipes"
 _FRONT = re.compile(r"\A\s*---\s*\n(.*?)\n---\s*(?:\n|\Z)(.*)", re.DOTALL)
 _EVAL = re.compile(r"eval\((.*)\)", re.DOTALL)
+_EXPONENT = re.compile(r"[-+]?\d+[eE][-+]?\d+")  # 1e-3 is text in YAML 1.1, and nobody means it so
 _MAX_DEPTH = 20  # of parameters that name others
 
 Parameter = float | int | str | bool | None
@@ -175,7 +176,7 @@ def _worked(value: Any, values: Mapping[str, Parameter], name: str, depth: int =
     """`eval(...)` worked out; any other value as it is."""
     match = _EVAL.fullmatch(value.strip()) if isinstance(value, str) else None
     if match is None:
-        return value
+        return float(value) if isinstance(value, str) and _EXPONENT.fullmatch(value) else value
     if depth > _MAX_DEPTH:
         raise RecipeError(f"{name}: {value} goes round in a circle")
     try:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,7 +20,7 @@ from trainer.errors import ExtraMissing, RecipeError
 from trainer.quantised import is_quantised, own_layers
 from trainer.recipes import Modifier, Recipe, read_recipe
 
-__all__ = ["Sparsifier", "apply_structure", "plain_name", "plain_state", "read_recipe", "sparsity"]
+__all__ = ["Sparsifier", "apply_structure", "plain_name", "plain_state", "prune_at_once", "read_recipe", "sparsity"]
 
 _PRUNES = "PruningModifier"
 _QUANTISES = "QuantizationModifier"
@@ -90,7 +91,8 @@ class Sparsifier:
         at = self._epoch if epoch is None else epoch
         was = is_quantised(self._network)
         state = (self._network, self.optimizer, at, self._steps_per_epoch)
-        with torch.no_grad():
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # as in `_start`
             self._manager.update(*state, log_updates=False)
         if is_quantised(self._network) and not was:
             _finish_quantising(self._network, self._facts)
@@ -161,6 +163,15 @@ def apply_structure(network: nn.Module, recipe: str, epoch: float) -> None:
     if any(one.values.get("freeze_bn_stats_epoch") is not None for one in parsed.of_kind(_QUANTISES)):
         manager.update(network, None, epoch, 1, log_updates=False)
     network.train(training)
+
+
+def prune_at_once(network: nn.Module, recipe: str) -> None:
+    """Make weights zero as they would be at the end of a recipe's pruning, by size alone. In place."""
+    parsed = recipes.parse(recipe)
+    manager = _manager(_for_network(Recipe(parsed.name, "", {}, parsed.of_kind(_PRUNES)), network))
+    # Infinity is SparseML's word for "the end, at once".
+    _start(manager, network, float("inf"))
+    manager.finalize(network)
 
 
 def sparsity(network: nn.Module) -> dict[str, float]:
@@ -239,7 +250,9 @@ def _start(manager: Any, network: nn.Module, epoch: float) -> None:
     # An empty list of loggers means "write a folder sparse_logs here" to it.
     silent = LoggerManager([LambdaLogger(lambda *_, **__: True)], log_python=False)
     try:
-        manager.initialize(network, epoch, loggers=silent)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of PyTorch's quantisation, of its age; the version is pinned
+            manager.initialize(network, epoch, loggers=silent)
     except Exception as error:  # as in `_manager`
         raise RecipeError(f"the recipe cannot be applied: {str(error)[:500]}") from error
 
@@ -260,7 +273,9 @@ def _mend() -> None:
     # Read at import: without it the package reports its use to its maker's servers.
     os.environ["NM_DISABLE_ANALYTICS"] = "1"
     try:
-        from sparseml.pytorch.sparsification.quantization import quantization_scheme
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pkg_resources, which it imports
+            from sparseml.pytorch.sparsification.quantization import quantization_scheme
     except ImportError as error:
         raise ExtraMissing(f"recipes want the extra: pip install 'sparsecam[train]' ({error})") from error
     if quantization_scheme._get_qconfig is _qconfig:

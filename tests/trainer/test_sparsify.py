@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -14,14 +15,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from trainer.errors import RecipeError
+from trainer.checkpoint import Checkpoint, build
+from trainer.errors import RecipeError, TrainerError
 from trainer.model import SIZES, YoloV5
 from trainer.quantised import Activations, exportable, is_quantised
 from trainer.recipes import parse, read_recipe, to_yaml
 from trainer.tidy import tidy
+from trainer.unpickle import unpickle
 
 pytest.importorskip("sparseml", reason="the training extra is not installed")
 
+from trainer.oneshot import oneshot, write_oneshot
 from trainer.sparsify import Sparsifier, apply_structure, plain_name, plain_state, sparsity
 
 EPOCHS, STEPS = 5, 2
@@ -191,7 +195,8 @@ def test_engines_agree_with_torch(trained: tuple[YoloV5, Sparsifier], exported: 
     (found,) = session.run(None, {session.get_inputs()[0].name: pictures.numpy()})
     assert np.abs(found - wanted).mean() < 0.02
     assert np.abs(found - wanted)[..., 4:].max() < 0.02
-    pytest.importorskip("deepsparse", reason="no DeepSparse for this machine")
+    if importlib.util.find_spec("deepsparse") is None:
+        pytest.skip("no DeepSparse for this machine")
     np.save(tmp_path / "pictures.npy", pictures.numpy())
     copied = tmp_path / "copy.onnx"  # the engine may rewrite it
     copied.write_bytes(exported.read_bytes())
@@ -214,3 +219,27 @@ def test_only_quantised_networks_leave_as_integers() -> None:
     assert not is_quantised(network)
     with pytest.raises(ValueError, match="not quantised"):
         exportable(network)
+
+
+def test_a_checkpoint_is_quantised_at_once_from_pictures(tmp_path: Path) -> None:
+    network = _network()
+    checkpoint = Checkpoint("small", network.state_dict(), "n", 2, "hardswish", None, (8, 16, 32), (64, 64))
+    torch.manual_seed(2)
+    batches = [(torch.rand(2, 3, 64, 64) * 255).to(torch.uint8) for _ in range(4)]
+    dense = build(checkpoint)
+    quantised, recipe = oneshot(checkpoint, batches)
+    with torch.no_grad():
+        wanted, found = dense(batches[0] / 255), quantised(batches[0] / 255)
+    assert float((wanted - found)[..., 4:].abs().max()) < 0.02
+    write_oneshot(tmp_path / "small.pt", quantised, recipe, checkpoint)
+    saved = unpickle((tmp_path / "small.pt").read_bytes(), "small.pt")
+    again = YoloV5(SIZES["n"], 2, activation="hardswish")
+    apply_structure(again, saved["recipe"], saved["progress"]["epoch"])
+    again.load_state_dict(saved["ema"])
+    with torch.no_grad():
+        assert torch.equal(again.eval()(batches[0] / 255), found)
+
+    sparse, _ = oneshot(checkpoint, batches, sparsity=0.5)
+    assert sparsity(sparse)["model.9.cv2.conv"] == pytest.approx(0.5, abs=0.01)
+    with pytest.raises(TrainerError, match="no pictures"):
+        oneshot(checkpoint, [])
