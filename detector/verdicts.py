@@ -18,7 +18,8 @@ import structlog
 
 log = structlog.get_logger()
 
-_FORMAT = 3  # rises when a trial asks more of a model than before, so that old verdicts are not believed
+# Rises when a trial asks more of a model than before, or engines get it in another form: old verdicts are not believed.
+_FORMAT = 4
 
 T = TypeVar("T", bound=msgspec.Struct)
 

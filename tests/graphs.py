@@ -227,11 +227,18 @@ def cells(
 
 
 def convolved(
-    path: Path, *, classes: int = 2, size_power: float = 2.0, batch: int | None = None, dtype: str = "uint8"
+    path: Path,
+    *,
+    classes: int = 2,
+    size_power: float = 2.0,
+    batch: int | None = None,
+    dtype: str = "uint8",
+    integers: bool = False,
 ) -> Path:
     """A YOLOv5 head as trained ones have it: random convolutions, then their decoding, in the graph.
 
-    `size_power` other than 2 is another decoding than YOLOv5's. What it detects means nothing, but it detects much.
+    `size_power` other than 2 is another decoding than YOLOv5's. `integers`: the convolutions are quantised, as the
+    trainer exports them. What it detects means nothing, but it detects much.
     """
     g = Graph()
     picture = g.picture(dtype, "nchw")
@@ -244,7 +251,10 @@ def convolved(
         weights = random.normal(0, 2, (3 * values, 3, 1, 1))
         bias = random.normal(0, 1, 3 * values)
         bias[4::values] -= 2
-        raw = g.op("Conv", pooled, g.const(weights), g.const(bias))
+        if integers:
+            raw = integer_convolution(g, pooled, weights, bias)
+        else:
+            raw = g.op("Conv", pooled, g.const(weights), g.const(bias))
         share = g.op("Sigmoid", raw)
         places = [g.add(g.count(g.op("ReduceMax", share, axes=[1], keepdims=1), axis), -1.5) for axis in (3, 2)]
         channels = []
@@ -267,6 +277,18 @@ def convolved(
     return g.save(
         path, [(g.op("Concat", *levels, axis=1), FLOAT)], dtype=dtype, shape=(batch, 3, None, None), metadata=metadata
     )
+
+
+def integer_convolution(g: Graph, x: str, weights: np.ndarray[Any, Any], bias: np.ndarray[Any, Any]) -> str:
+    """A convolution (1x1) of values in 0..1, as the trainer exports it: bytes, and int8 weights with steps."""
+    scale = 1 / 255
+    steps = np.abs(weights).max((1, 2, 3)) / 127
+    middle = g.op("Identity", g.const(0, np.int8))  # as PyTorch names one constant twice
+    q = g.op("QuantizeLinear", x, g.const(scale), g.const(0, np.uint8))
+    whole = g.const(np.rint(weights / steps.reshape(-1, 1, 1, 1)), np.int8)
+    summed = g.op("ConvInteger", q, whole, g.const(0, np.uint8), middle)
+    summed = g.op("Add", summed, g.const(np.rint(bias / (scale * steps)).reshape(1, -1, 1, 1), np.int32))
+    return g.op("Mul", g.op("Cast", summed, to=FLOAT), g.const((scale * steps).reshape(1, -1, 1, 1)))
 
 
 def classifier(path: Path) -> Path:

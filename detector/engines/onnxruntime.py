@@ -8,6 +8,7 @@ import onnxruntime
 
 from detector.engines import Array
 from detector.errors import EngineRefused
+from detector.prepare.integer_convs import for_onnxruntime
 
 _QUIET = 3  # errors only: its warnings are about graph rewrites nobody here can act on
 
@@ -31,7 +32,7 @@ class OnnxRuntimeEngine:
         # Threads that spin between frames would take the core from decoding and publishing.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+            session = onnxruntime.InferenceSession(for_onnxruntime(model), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its exceptions share no base but Exception
             raise EngineRefused(f"onnxruntime cannot compile the model: {_first_line(error)}") from error
         return cls(session, num_cores)

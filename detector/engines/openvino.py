@@ -11,6 +11,7 @@ import numpy as np
 
 from detector.engines import Array
 from detector.errors import EngineRefused
+from detector.prepare.integer_convs import for_openvino
 
 
 @contextlib.contextmanager
@@ -53,7 +54,7 @@ class OpenVinoEngine:
             "INFERENCE_PRECISION_HINT": "f32",
         }
         try:
-            graph = core.read_model(io.BytesIO(model))
+            graph = core.read_model(io.BytesIO(for_openvino(model)))
             compiled = core.compile_model(graph, "CPU", settings)
         except Exception as error:  # what it raises has no base but Exception
             raise EngineRefused(f"openvino cannot compile the model: {_first_lines(error)}") from error

@@ -12,7 +12,10 @@ import torch
 
 pytest.importorskip("sparseml")
 
+from detector import engines
+from detector.model import parse_model
 from detector.prepare.graph import Graph
+from detector.prepare.integer_convs import for_openvino
 from detector.prepare.report import sparsity
 from trainer.errors import CheckpointError
 from trainer.export import Exported, export_checkpoint, export_dense_twin
@@ -89,6 +92,27 @@ def test_it_leaves_as_integers_that_say_what_it_said(
             wanted = trained[0](torch.from_numpy(pictures).float() / 255).numpy()
         apart = np.abs(run(exported.onnx, pictures) - wanted)
         assert apart[..., 4:].mean() < 0.01 and apart[..., :4].mean() < 0.5
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_engines_that_get_it_in_another_form_say_the_same(exported: Exported, engine: str) -> None:
+    if engine not in engines.installed():
+        pytest.skip(f"{engine} is not installed here")
+    kinds = [node.op_type for node in onnx.load_model_from_string(for_openvino(exported.onnx)).graph.node]
+    assert "ConvInteger" not in kinds and kinds.count("DequantizeLinear") == 2 * 57
+    for shape in ((1, 3, 64, 96), (2, 3, 96, 32)):
+        pictures = noise(*shape)
+        wanted = run(exported.onnx, pictures)
+        (found,) = (
+            engines.engine_class(engine)
+            .load(parse_model(exported.onnx, "m").with_shape(shape[0], *shape[2:]), 1)
+            .infer(pictures)
+        )
+        if engine == "onnxruntime":
+            assert np.array_equal(found, wanted)
+        else:  # sums of floats may be rounded to the next of 256 steps, and 56 layers pass that on
+            apart = np.abs(found - wanted)
+            assert apart[..., 4:].mean() < 0.01 and apart[..., :4].mean() < 0.5
 
 
 def test_its_zeros_stay_and_its_dense_twin_has_none(trained: tuple[YoloV5, dict[str, Any]], exported: Exported) -> None:
