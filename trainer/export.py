@@ -29,6 +29,7 @@ from trainer.layers import Conv, Detect
 from trainer.model import SIZES, STRIDES, YoloV5
 from trainer.quantised import exportable, is_quantised
 from trainer.restore import restore
+from trainer.tidy import tidy
 
 INPUT, OUTPUT = "images", "output0"  # as YOLOv5's own exports name them
 _OPSET = 13  # the newest that DeepSparse 1.8 reads whole, and the oldest with quantisation per channel
@@ -148,7 +149,9 @@ def quantised_heads(network: YoloV5, image_size: tuple[int, int]) -> ModelProto:
     assert isinstance(twin, YoloV5)
     head = _head(twin)
     twin.model[-1] = _Heads(head.m)
-    return traced(twin, image_size, [f"raw{stride}" for stride in head.strides])
+    proto = traced(twin, image_size, [f"raw{stride}" for stride in head.strides])
+    tidy(proto)
+    return proto
 
 
 def traced(network: nn.Module, image_size: tuple[int, int], outputs: Sequence[str]) -> ModelProto:

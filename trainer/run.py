@@ -61,11 +61,11 @@ class Run:
             count = number + 1
             waiting += 1
             if waiting >= together:
-                self._step(epoch)
+                self._step(epoch, number)
                 waiting = 0
             tell(total / count)
         if waiting:
-            self._step(epoch)
+            self._step(epoch, count - 1)
         self.progress.epoch += 1
         return (total / max(count, 1)).cpu()
 
@@ -108,19 +108,20 @@ class Run:
         self.scaler.scale(loss * self.place.world).backward()  # type: ignore[no-untyped-call]  # as torch ships it
         return parts
 
-    def _step(self, epoch: int) -> None:
+    def _step(self, epoch: int, batch: int) -> None:
         self.scaler.unscale_(self.optimizer)
         nn.utils.clip_grad_norm_(self.network.parameters(), _CLIP)
         was = self._quantised(epoch)
         if self.sparsifier is not None:
-            self.sparsifier.step(self.scaler)
+            # By the epoch and not by steps: in the warm-up there are more of them.
+            self.sparsifier.step(self.scaler, epoch=epoch + batch / self.schedule.batches)
         else:
             self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()
         if self._quantised(epoch) and not was:
             # Other modules now: averages and the wrapper of the old ones hold no longer.
-            self.ema = Ema(self.network)
+            self.ema = Ema(self.network, self.ema.steps)
             self.wrapped = self._wrap()
         self.ema.update(self.network)
         if self.sparsifier is not None:

@@ -85,7 +85,7 @@ def test_it_leaves_as_integers_that_say_what_it_said(
     kinds = [node.op_type for node in onnx.load_model_from_string(exported.onnx).graph.node]
     assert kinds.count("ConvInteger") == 57 and kinds.count("Conv") == 3, "the head's last stay float"
     assert "DequantizeLinear" not in kinds
-    assert kinds.count("QuantizeLinear") == 56, "the picture is bytes already"
+    assert kinds.count("QuantizeLinear") == 48, "the picture is bytes already, a C3's two entries share theirs"
     for shape in ((1, 3, 64, 96), (2, 3, 96, 32)):
         pictures = noise(*shape)
         with torch.inference_mode():
