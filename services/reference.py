@@ -165,7 +165,8 @@ def _comment(info: FieldInfo, indent: str, *, with_kind: bool) -> Iterator[str]:
 
 def _scalar(value: Any) -> str:
     if isinstance(value, PurePath):
-        value = "/run/sparsecam"
+        # An absolute default is the runtime folder, which differs from user to user.
+        value = "/run/sparsecam" if value.is_absolute() else str(value)
     if isinstance(value, SecretStr):
         value = value.get_secret_value()
     if value in ("", "*"):

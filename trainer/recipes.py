@@ -87,6 +87,10 @@ def _construct(loader: _Loader, kind: str, node: yaml.Node) -> Modifier:
 
 
 _Loader.add_multi_constructor("!", _construct)
+# YAML 1.1, which SafeLoader reads, takes 1e-5 for text: it wants a dot in it. People write learning rates so.
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(?:\.\d*)?[eE][-+]?\d+\Z"), list("-+0123456789")
+)
 _Dumper.add_representer(Modifier, lambda dumper, one: dumper.represent_mapping(f"!{one.kind}", one.values))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -246,9 +245,11 @@ def running(pid: int) -> bool:
         return False
 
 
-def test_a_person_hands_in_looks_and_cancels(invoke: Invoke, config_file: Path, valkey: EmbeddedValkey) -> None:
-    os.environ["SPARSECAM_CONFIG"] = str(config_file)
-    os.environ["SPARSECAM__REDIS__URL"] = valkey.url
+def test_a_person_hands_in_looks_and_cancels(
+    invoke: Invoke, config_file: Path, valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPARSECAM_CONFIG", str(config_file))
+    monkeypatch.setenv("SPARSECAM__REDIS__URL", valkey.url)
     assert "no jobs" in invoke("jobs", "list").stdout
     done = invoke("jobs", "submit", "--data", "d.yaml", "--epochs", "3", "--cfg", "yolov5n", "--name", "street")
     assert done.returncode == 0, done.stderr
@@ -267,10 +268,10 @@ def test_a_person_hands_in_looks_and_cancels(invoke: Invoke, config_file: Path, 
 
 
 def test_what_no_trainer_would_take_is_refused_at_once(
-    invoke: Invoke, config_file: Path, valkey: EmbeddedValkey
+    invoke: Invoke, config_file: Path, valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    os.environ["SPARSECAM_CONFIG"] = str(config_file)
-    os.environ["SPARSECAM__REDIS__URL"] = valkey.url
+    monkeypatch.setenv("SPARSECAM_CONFIG", str(config_file))
+    monkeypatch.setenv("SPARSECAM__REDIS__URL", valkey.url)
     wrong = invoke("jobs", "submit", "--data", "d.yaml", "--img", "100", "--optimizer", "Magic")
     assert wrong.returncode == 78
     assert "img: " in wrong.stderr and "optimizer: " in wrong.stderr and "'Magic'" in wrong.stderr
@@ -278,8 +279,8 @@ def test_what_no_trainer_would_take_is_refused_at_once(
     assert "expected letters" in invoke("jobs", "cancel", "a:b").stderr
 
 
-def test_without_redis_it_is_said(invoke: Invoke, config_file: Path) -> None:
-    os.environ["SPARSECAM_CONFIG"] = str(config_file)
+def test_without_redis_it_is_said(invoke: Invoke, config_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPARSECAM_CONFIG", str(config_file))
     done = invoke("jobs", "list")
     assert done.returncode == 78
     assert "sparsecam up" in done.stderr and "Traceback" not in done.stderr
