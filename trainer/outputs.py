@@ -89,5 +89,3 @@ class Outputs:
 
     def _picture(self, name: str) -> Path:
         return self._folder.path / name
-
-
