@@ -200,6 +200,8 @@ def test_every_engine_detects_the_same_through_raw_heads(
 def test_reference_models_detect_the_same_through_raw_heads(
     shared: Path, settings: Settings, engine: str, activation: str
 ) -> None:
+    if activation == "silu" and engine != "deepsparse":
+        pytest.skip("a minute an engine; DeepSparse is the one that aborts on some graphs")
     path = shared / f"weights/reference-pistols-yolov5n-int8-{activation}.onnx"
     raw, plain = both(settings(path, engine=engine, batch=1, conf_thres=0.05, rectangular=False))
     assert raw.choice.verdict.raw is not None

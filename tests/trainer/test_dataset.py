@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -153,17 +155,35 @@ def _at_epoch(dataset: TrainSet, epoch: int) -> TrainSet:
     return dataset
 
 
-@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a machine of one core
+# A process of its own: forking this one, in which other tests have started the threads of every engine, can end it.
+WORKERS = """
+import sys
+import numpy as np
+import torch
+from pathlib import Path
+from trainer.data.dataset import TrainSet, train_loader
+from trainer.data.pictures import Pictures
+from trainer.hyp import Hyp
+paths = sorted(Path(sys.argv[1]).glob("*.png"))
+labels = [np.array([[0, 0.45, 0.55, 0.5, 0.5]], np.float32)] * len(paths)
+hyp = Hyp(degrees=10, shear=5, perspective=0.0005, flipud=0.5, mixup=0.3)
+state = torch.get_rng_state()
+here, there = (
+    list(train_loader(TrainSet(Pictures(paths, labels, 96), hyp, 96, seed=1), 3, seed=1, epoch=2, workers=count))
+    for count in (0, int(sys.argv[2]))
+)
+assert len(here) == len(there) == 3
+assert all(torch.equal(a, b) for x, y in zip(here, there, strict=True) for a, b in zip(x, y, strict=True))
+assert torch.equal(state, torch.get_rng_state()), "the training's own random numbers are left alone"
+print("the same")
+"""
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_workers_give_the_same_batches(pictures: Pictures, workers: int) -> None:
-    state = torch.get_rng_state()
-    here, there = (
-        list(train_loader(TrainSet(pictures, STRONG, SIZE, seed=1), 3, seed=1, epoch=2, workers=count))
-        for count in (0, workers)
-    )
-    assert len(here) == len(there) == 3
-    assert all(torch.equal(a, b) for x, y in zip(here, there, strict=True) for a, b in zip(x, y, strict=True))
-    assert torch.equal(state, torch.get_rng_state())  # the training's own random numbers are left alone
+    command = [sys.executable, "-c", WORKERS, str(pictures.paths[0].parent), str(workers)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == "the same\n", done.stderr
 
 
 def test_processes_share_an_epoch_and_get_as_many_each(pictures: Pictures) -> None:
