@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime, timezone
 
 import msgspec
-import redis
 import typer
 
 from services.commands.alerts import line
+from services.commands.connected import connected
 from services.config import Config
 from services.config_errors import nearest
 from services.outputs import build
 from sink.outputs.deadletters import DeadLetter, count_deadletters, deadletters, drop_deadletters
 from sink.outputs.delivery import DeliveryError, Unreachable
 from sink.outputs.settings import MqttSettings, OutputSettings
-from wire.logs import redact, setup_logs
-from wire.streams import Link, RedisAway, connect, id_order
+from wire.logs import redact
+from wire.streams import Link, id_order
 
 
 class DeadLettersError(ValueError):
@@ -28,7 +26,7 @@ class DeadLettersError(ValueError):
 
 def list_(config: Config, output: str | None, *, as_json: bool) -> int:
     """Print the dead letters of one output or of all; 0."""
-    with _connected(config) as link:
+    with connected(config) as link:
         for name in [output] if output else sorted(config.outputs):
             _settings(config, name)
             for letter in deadletters(link, name):
@@ -46,7 +44,7 @@ def replay(config: Config, output: str, ids: list[str]) -> int:
         # The sensors show what is; an old alert says what was.
         settings = settings.model_copy(update={"discovery": False})
     delivered = failed = 0
-    with _connected(config) as link:
+    with connected(config) as link:
         target = build(output, settings, config)
         try:
             for letter in _chosen(link, output, ids):
@@ -72,7 +70,7 @@ def drop(config: Config, output: str, ids: list[str], *, everything: bool) -> in
     _settings(config, output)
     if bool(ids) == everything:
         raise DeadLettersError("say which to drop: ids as `deadletters list` shows them, or --all")
-    with _connected(config) as link:
+    with connected(config) as link:
         dropped = drop_deadletters(link, output, [letter.id for letter in _chosen(link, output, ids)])
         left = count_deadletters(link, output)
     typer.echo(f"{dropped} dropped, {left} left")
@@ -96,23 +94,6 @@ def _chosen(link: Link, output: str, ids: list[str]) -> list[DeadLetter]:
     if missing:
         raise DeadLettersError(f"no dead letters of {output} are: {', '.join(sorted(missing))}")
     return [letter for letter in found if not ids or letter.id in ids]
-
-
-@contextmanager
-def _connected(config: Config) -> Iterator[Link]:
-    setup_logs("warning")
-    try:
-        link = Link(connect(config.redis, config.redis_url))
-    except RedisAway as error:
-        if config.embeds_valkey:
-            raise RedisAway(f"{error}\nThe embedded Valkey runs while `sparsecam up` does; start that first.") from None
-        raise
-    try:
-        yield link
-    except redis.RedisError as error:
-        raise RedisAway(f"Redis failed in the middle: {redact(str(error))}") from None
-    finally:
-        link.close()
 
 
 def _as_text(output: str, letter: DeadLetter) -> str:

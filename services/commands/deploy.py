@@ -5,18 +5,17 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
-import redis
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from detector.model import Model, read_model
+from services.commands.connected import connected
 from services.config import Config, check_classes
 from services.config_errors import ConfigError
 from services.model_names import model_file
@@ -31,8 +30,7 @@ from wire.deployment import (
     read_standing,
     replace,
 )
-from wire.logs import redact
-from wire.streams import Link, RedisAway, connect
+from wire.streams import Link
 
 POLL_S = 0.25
 SILENCE_S = 10.0  # without any worker: a dead one's supervisor has started another by then
@@ -99,23 +97,6 @@ def deployed(config: Config, *, as_json: bool) -> int:
         table.add_row(*row)
     Console().print(table)
     return 0
-
-
-@contextmanager
-def connected(config: Config) -> Iterator[Link]:
-    """A link to the Redis of the workers; raises RedisAway in words."""
-    try:
-        link = Link(connect(config.redis, config.redis_url))
-    except RedisAway as error:
-        if config.embeds_valkey:
-            raise RedisAway(f"{error}\nThe embedded Valkey runs while `sparsecam up` does; start that first.") from None
-        raise
-    try:
-        yield link
-    except redis.RedisError as error:
-        raise RedisAway(f"Redis failed in the middle: {redact(str(error))}") from None
-    finally:
-        link.close()
 
 
 def _check_rules(config: Config, path: Path | None, model: Model, *, force: bool) -> None:

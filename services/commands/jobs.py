@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime, timezone
 from typing import Any
 
 import msgspec
-import redis
 import typer
 
+from services.commands.connected import connected
 from services.config import Config
 from services.jobs.arguments import JobError, PublishArguments, TrainArguments, checked
 from wire import jobs
 from wire.jobs import ENDED, Job, JobStatus, LogLine
-from wire.logs import redact, setup_logs
-from wire.streams import Link, RedisAway, connect
+from wire.streams import Link
 
 MOST_WAITING = 100  # a queue of weeks already; far below what the stream holds (JOBS_MAXLEN), so that none is cut off
 POLL_S = 0.5  # of --follow and cancel
@@ -31,7 +28,7 @@ def submit(config: Config, arguments: dict[str, Any], publish: dict[str, Any], *
     words = checked(TrainArguments, _read(arguments)).model_dump(exclude_defaults=True)
     chosen = checked(PublishArguments, publish).model_dump(exclude_defaults=True)
     job = Job(jobs.new_id(), words, chosen)
-    with _connected(config) as link:
+    with connected(config) as link:
         waiting = jobs.waiting(link, 2 * MOST_WAITING)
         if waiting >= MOST_WAITING:
             raise JobError(f"{waiting} jobs wait already; cancel some, or start another trainer")
@@ -56,7 +53,7 @@ def _read(arguments: dict[str, Any]) -> dict[str, Any]:
 
 def list_(config: Config, last: int, *, as_json: bool) -> int:
     """Print the newest jobs; 0."""
-    with _connected(config) as link:
+    with connected(config) as link:
         found = jobs.statuses(link, last)
         alive = jobs.trainers(link, HEARD_MS)
     if as_json:
@@ -74,7 +71,7 @@ def list_(config: Config, last: int, *, as_json: bool) -> int:
 def logs(config: Config, job_id: str, *, follow: bool, as_json: bool) -> int:
     """Print a job's log; with `follow` until it has ended, and then 1 unless it is done."""
     after = "0-0"
-    with _connected(config) as link:
+    with connected(config) as link:
         while True:
             # Asked for before the lines: what is written up to the end is then seen.
             status = _status(link, job_id)
@@ -92,7 +89,7 @@ def logs(config: Config, job_id: str, *, follow: bool, as_json: bool) -> int:
 
 def cancel(config: Config, job_id: str) -> int:
     """Stop a job; 0 when it is cancelled or will be, 1 when it had ended."""
-    with _connected(config) as link:
+    with connected(config) as link:
         before = _status(link, job_id)
         if before.state in ENDED:
             typer.echo(f"{job_id} had ended: {before.state}", err=True)
@@ -114,23 +111,6 @@ def _status(link: Link, job_id: str) -> JobStatus:
         known = ", ".join(one.id for one in jobs.statuses(link, 5)) or "none"
         raise JobError(f"no job {job_id}; the newest are: {known}")
     return found
-
-
-@contextmanager
-def _connected(config: Config) -> Iterator[Link]:
-    setup_logs("warning")
-    try:
-        link = Link(connect(config.redis, config.redis_url))
-    except RedisAway as error:
-        if config.embeds_valkey:
-            raise RedisAway(f"{error}\nThe embedded Valkey runs while `sparsecam up` does; start that first.") from None
-        raise
-    try:
-        yield link
-    except redis.RedisError as error:
-        raise RedisAway(f"Redis failed in the middle: {redact(str(error))}") from None
-    finally:
-        link.close()
 
 
 def _line(one: JobStatus) -> str:
