@@ -1,6 +1,6 @@
 # make demo    everything on simulated cameras, or on SOURCE= with MODEL=; DEMO_SECONDS= ends it by itself
-# make test    linters, type checker, all tests
-# Both make .venv first. PYTHON=python3.11 chooses another interpreter.
+# make test    linters, type checker, all tests but the slowest; make test-all runs these too
+# They make .venv first. PYTHON=python3.11 chooses another interpreter.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -20,11 +20,11 @@ PYTHON := $(shell for name in python3 python3.11 python3.10; do \
 	&& { echo "$$name"; exit; }; done; echo python3)
 endif
 
-.PHONY: help demo test lint format compose-test clean
+.PHONY: help demo test test-all lint format compose-test clean
 
 help:
 	@sed -n '1,/^$$/s/^# //p' Makefile
-	@echo "also: make lint, make format, make compose-test, make clean"
+	@echo "also: make test-all, make lint, make format, make compose-test, make clean"
 
 demo: $(VENV)/.runtime
 	@$(BIN)/sparsecam demo \
@@ -35,6 +35,9 @@ demo: $(VENV)/.runtime
 
 # The tests come last, so that their count is the last line.
 test: lint
+	@$(BIN)/pytest -n $(JOBS) -m "not slow"
+
+test-all: lint
 	@$(BIN)/pytest -n $(JOBS)
 
 lint: $(VENV)/.dev

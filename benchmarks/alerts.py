@@ -29,7 +29,8 @@ from wire.alerts import ALERTS, from_json
 from wire.health import HealthError, read_health
 from wire.logs import setup_logs
 from wire.messages import DetectionRecord, decode, decoder
-from wire.streams import connect, detections_key
+from wire.redis_link import connect
+from wire.streams import detections_key
 
 # That of `sparsecam demo`.
 RULE: dict[str, Any] = {"min_score": 0.4, "confirm_frames": 3, "window_frames": 5, "cooldown_s": 5}

@@ -30,8 +30,9 @@ from services.sink import sink_plan
 from sink.camera import CameraWork
 from wire.alerts import ALERTS, from_json
 from wire.messages import Detection, DetectionRecord
+from wire.redis_link import Link, RedisAway, connect
 from wire.settings import RedisSettings
-from wire.streams import PUBLISH_ONCE, Link, RedisAway, connect, publish_once
+from wire.streams import PUBLISH_ONCE, publish_once
 from wire.valkey import EmbeddedValkey
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -26,7 +26,7 @@ from services.commands.demo import RULE
 from services.process import report_path
 from wire.health import HealthError, read_health
 from wire.logs import setup_logs
-from wire.streams import connect
+from wire.redis_link import connect
 
 STARTING_S = 180.0  # trying and compiling a model on a slow machine
 MIB = 2**20

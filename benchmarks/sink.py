@@ -26,8 +26,9 @@ from sink.settings import CountRule, DwellRule, LineRule, PresenceRule, SceneSet
 from sink.sink import GROUP, run_sink
 from wire.alerts import ALERTS, from_json
 from wire.messages import Detection, DetectionRecord
+from wire.redis_link import Link, connect
 from wire.settings import RedisSettings
-from wire.streams import PUBLISH_ONCE, Link, connect, detections_key, publish_once
+from wire.streams import PUBLISH_ONCE, detections_key, publish_once
 from wire.valkey import EmbeddedValkey
 
 WIDTH, HEIGHT, FPS = 1920, 1080, 10

@@ -27,7 +27,7 @@ import redis
 CHANNEL = "sparsecam:alerts"
 OURS = ("broker", "ingest", "detector", "sink")
 # The first alert waits for containers to start and a model to be tried and compiled, on two busy cores.
-FIRST_ALERT_S = 120.0
+FIRST_ALERT_S = 300.0
 SETTLE_S = 60.0  # until every health check says healthy; until a killed worker is back at work
 POLL_S = 0.02  # a killed detector is away for about a second: often enough to see it
 

@@ -28,6 +28,7 @@ class Choice:
     verdict: Verdict
     rectangular: bool
     rectangular_because: str
+    usual: Verdict  # at the shape that most cameras will have
     because: str
     batch: int  # frames worth inferring at once when so many wait
     batch_because: str
@@ -41,8 +42,17 @@ class Trials:
     settings: DetectorSettings
     num_cores: int
 
-    def at(self, engine: str, batch: int, height: int, width: int, beat_ms: float | None = None) -> Verdict:
-        """Whether the engine runs the model at this shape (pixels); `beat_ms` as for `try_model`."""
+    def at(
+        self,
+        engine: str,
+        batch: int,
+        height: int,
+        width: int,
+        *,
+        beat_ms: float | None = None,
+        like: Verdict | None = None,
+    ) -> Verdict:
+        """Whether the engine runs the model at this shape (pixels); `beat_ms` and `like` as for `try_model`."""
         names = self.settings.labels if self.settings.labels is not None else self.model.labels
         return try_model(
             self.model,
@@ -55,11 +65,12 @@ class Trials:
             timeout_s=self.settings.trial_timeout_s,
             cache_dir=self.settings.cache_dir,
             beat_ms=beat_ms,
+            like=like,
         )
 
     def at_some_batch(self, engine: str, height: int, width: int, beat_ms: float | None = None) -> Verdict:
         """With one picture at a time, else (where the graph insists) with the batch it was exported with."""
-        single = self.at(engine, 1, height, width, beat_ms)
+        single = self.at(engine, 1, height, width, beat_ms=beat_ms)
         if single.accepted or self.model.batch in (None, 1):
             return single
         own = self.at(engine, self.model.batch, height, width)
@@ -122,49 +133,58 @@ def choose(trials: Trials) -> Choice:
         ]
         raise EngineRefused(_nobody(model, refusals, others))
     fastest = min((verdict for verdict in verdicts.values() if verdict.accepted), key=lambda verdict: verdict.best_ms)
-    rectangular, why = _rectangular(trials, fastest)
+    rectangle, why = _rectangular(trials, fastest)
     because = _because(trials, verdicts)
-    batch, batch_why = _batch(trials, fastest)
+    usual = rectangle if rectangle and rectangle.height == _widescreen(fastest, trials.model.stride) else fastest
+    batch, batch_why = _batch(trials, usual, fastest)
     log.info("engine chosen", model=model.name, engine=fastest.engine, because=because, ms=fastest.ms)
-    return Choice(fastest.engine, fastest, rectangular, why, because, batch, batch_why)
+    return Choice(fastest.engine, fastest, rectangle is not None, why, usual, because, batch, batch_why)
 
 
-def _batch(trials: Trials, single: Verdict) -> tuple[int, str]:
-    """How many frames to infer at once when so many wait, and why."""
+def _batch(trials: Trials, single: Verdict, full: Verdict) -> tuple[int, str]:
+    """How many frames to infer at once when so many wait, and why; measured at the usual shape, which is in use."""
     wanted = trials.settings.batch
     if single.batch != 1 or wanted == 1:
         return 1, "detector.batch is 1" if wanted == 1 else "the graph has a batch of its own"
     reasons = []
     for size in _BATCHES if wanted == "auto" else (wanted,):
-        if wanted == "auto" and size * single.best_ms > _BATCH_MS:
-            reasons.append(f"{size} take over {_BATCH_MS:g} ms")
+        if wanted == "auto" and size * full.best_ms > _BATCH_MS:
+            reasons.append(f"{size} take over {_BATCH_MS:g} ms at {full.height}x{full.width}")
             continue
-        several = trials.at(single.engine, size, single.height, single.width)
+        several = trials.at(single.engine, size, single.height, single.width, like=full)
         if not several.accepted:
             reasons.append(f"{size}: {several.reason}")
             continue
         each_ms = several.best_ms / size
         told = f"{size} at once take {each_ms:.2f} ms each, one alone {single.best_ms:.2f} ms"
+        told += f" at {single.height}x{single.width}"
         if wanted != "auto" or each_ms < _BATCH_GAIN * single.best_ms:
             return size, told
         reasons.append(told)
     return 1, "; ".join(reasons)
 
 
-def _rectangular(trials: Trials, full: Verdict) -> tuple[bool, str]:
-    """Whether cameras may send less than the full shape, and why."""
+def _rectangular(trials: Trials, full: Verdict) -> tuple[Verdict | None, str]:
+    """The verdict at a lower shape where cameras may send less than the full one, and why (or why not)."""
     if not trials.settings.rectangular:
-        return False, "detector.rectangular is false"
-    # A shape that differs in height only, as most cameras' does: half the height shows whether the graph follows.
-    height = _up(full.height // 2, trials.model.stride)
+        return None, "detector.rectangular is false"
+    # 16:9, so that the trial serves most cameras; half where the full shape is as low as that.
+    height = _widescreen(full, trials.model.stride)
     if height >= full.height:
-        return False, f"the full shape {full.height}x{full.width} is one stride high"
-    half = trials.at(full.engine, full.batch, height, full.width)
-    if not half.accepted:
-        return False, f"at {height}x{full.width}: {half.reason}"
-    if half.head != full.head:
-        return False, f"at {height}x{full.width} it shows another head: {half.head}, not {full.head}"
-    return True, f"tried at {height}x{full.width}: {half.ms:.1f} ms, {full.ms:.1f} ms at {full.height}x{full.width}"
+        height = _up(full.height // 2, trials.model.stride)
+    if height >= full.height:
+        return None, f"the full shape {full.height}x{full.width} is one stride high"
+    less = trials.at(full.engine, full.batch, height, full.width, like=full)
+    if not less.accepted:
+        return None, f"at {height}x{full.width}: {less.reason}"
+    if less.head != full.head:
+        return None, f"at {height}x{full.width} it shows another head: {less.head}, not {full.head}"
+    return less, f"tried at {height}x{full.width}: {less.ms:.1f} ms, {full.ms:.1f} ms at {full.height}x{full.width}"
+
+
+def _widescreen(full: Verdict, stride: int) -> int:
+    """How high (pixels) a 16:9 camera's frames are at the full width."""
+    return _up(full.width * 9 // 16, stride)
 
 
 def _because(trials: Trials, verdicts: dict[str, Verdict]) -> str:

@@ -15,7 +15,7 @@ import structlog
 from numpy.typing import NDArray
 
 from detector import heads
-from detector.choose import Choice, Trials, choose, full_shape
+from detector.choose import Choice, Trials, choose
 from detector.engines import Engine, engine_class
 from detector.errors import BadFrame, EngineRefused, ModelError
 from detector.heads import Candidates, Head
@@ -98,7 +98,8 @@ class Detector:
         cv2.setNumThreads(1)
         trials = Trials(model, settings, num_cores or settings.cores_per_worker)
         detector = cls(trials, choose(trials))
-        for height, width in settings.warm_shapes or [full_shape(model, settings)]:
+        usual = detector.choice.usual
+        for height, width in settings.warm_shapes or [(usual.height, usual.width)]:
             detector.prepare(height, width)
         return detector
 
@@ -240,7 +241,7 @@ class Detector:
             return None
 
     def _compile(self, height: int, width: int, batch: int) -> _Compiled:
-        verdict = self._trials.at(self.choice.engine, batch, height, width)
+        verdict = self._trials.at(self.choice.engine, batch, height, width, like=self.choice.verdict)
         if not verdict.accepted:
             raise EngineRefused(
                 f"{self.model.name}: engine {self.choice.engine} refused the shape {height}x{width}: {verdict.reason}"

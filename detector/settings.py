@@ -53,7 +53,7 @@ class DetectorSettings(BaseModel):
     warm_shapes: list[tuple[int, int]] = Field(
         default=[],
         max_length=16,
-        description="Shapes [height, width] to compile at start; empty: the full one (pixels).",
+        description="Shapes [height, width] to compile at start; empty: that of 16:9 cameras, else the full (pixels).",
     )
     shapes_cached: int = Field(
         default=4,

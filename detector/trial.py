@@ -2,7 +2,8 @@
 
 The child compiles the model, runs one grey picture through it and writes a verdict. A child that writes none has died
 or hung; what it last said on standard error is the reason. After that verdict it tries the same graph cut off at its
-raw heads, and should it die of that, the first verdict stands. Verdicts are kept on disk, so a restart is quick.
+raw heads, and should it die of that, the first verdict stands. Another shape or batch of the same model is tried in
+the form that won before, which halves the compiling. Verdicts are kept on disk, so a restart is quick.
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import structlog
 from msgspec import Struct
 
 from detector import heads, verdicts
 from detector.engines import Array, Engine, engine_class, installed
-from detector.errors import DetectorError, HeadError
+from detector.errors import DetectorError, EngineRefused, HeadError
 from detector.heads import Head
 from detector.model import Model, parse_model
 from detector.preprocess import GREY
@@ -44,19 +46,6 @@ _RAW_COST = 1.03
 # Raw heads spare an engine a tenth of its time: one this much slower than another cannot overtake it so.
 _RAW_HOPE = 1.5
 _TAIL_BYTES = 16_384  # of standard error: holds DeepSparse's longest report of an assertion
-
-
-class TrialRequest(Struct, frozen=True):
-    """What a child process is to try."""
-
-    engine: str
-    num_cores: int
-    batch: int
-    height: int
-    width: int
-    classes: int | None  # class names known beforehand
-    parent: int  # process id
-    beat_ms: float | None = None  # what another engine takes; one that is slower by far need not show its raw heads
 
 
 class Verdict(Struct, frozen=True):
@@ -78,6 +67,21 @@ class Verdict(Struct, frozen=True):
     best_ms: float = 0.0  # the quickest, which a busy machine moves least: engines are compared by it
     raw_skipped: bool = False  # raw heads were not tried, as the engine is too slow beside another
     lasting: bool = True  # whether the same trial would end the same way; a time-out or a kill might not
+    inherited: bool = False  # the form was not chosen here, but where `TrialRequest.like` was tried
+
+
+class TrialRequest(Struct, frozen=True):
+    """What a child process is to try."""
+
+    engine: str
+    num_cores: int
+    batch: int
+    height: int
+    width: int
+    classes: int | None  # class names known beforehand
+    parent: int  # process id
+    beat_ms: float | None = None  # what another engine takes; one that is slower by far need not show its raw heads
+    like: Verdict | None = None  # this engine's at another shape or batch: only the form that won there is tried
 
 
 def try_model(
@@ -92,32 +96,51 @@ def try_model(
     timeout_s: float,
     cache_dir: Path | None,
     beat_ms: float | None = None,
+    like: Verdict | None = None,
 ) -> Verdict:
     """Whether `engine` runs `model` at this input shape (pixels), from the cache or from a child process.
 
     `beat_ms`: the time of another engine; one that is slower by far is not tried on its raw heads, which takes seconds.
+    `like`: this engine's verdict on the same model at another shape or batch; its form (raw heads or not) is kept to.
     """
-    request = TrialRequest(engine, num_cores, batch, height, width, classes, os.getpid(), beat_ms)
+    request = TrialRequest(engine, num_cores, batch, height, width, classes, os.getpid(), beat_ms, like)
     key = verdicts.key(model.sha256, engine, installed().get(engine, ""), num_cores, batch, height, width, classes)
-    known = _known(cache_dir, key, beat_ms)
+    known = _known(cache_dir, key, request)
     if known is not None:
         return known
     # Workers start together: one tries and the others read its verdict, so that all choose the same engine.
     with verdicts.alone(cache_dir):
-        known = _known(cache_dir, key, beat_ms)
+        known = _known(cache_dir, key, request)
         if known is not None:
             return known
-        log.info("trying the model in a child process", model=model.name, engine=engine, height=height, width=width)
+        log.info(
+            "trying the model in a child process",
+            model=model.name,
+            engine=engine,
+            batch=batch,
+            height=height,
+            width=width,
+        )
         verdict = _run_child(model, request, timeout_s)
-        if verdict.lasting:
+        if not verdict.accepted and like is not None and like.raw is not None:
+            # Its raw heads failed at this shape alone: perhaps the decoded output does not.
+            whole = _run_child(model, msgspec.structs.replace(request, like=None), timeout_s)
+            verdict = msgspec.structs.replace(whole, lasting=whole.lasting and verdict.lasting)
+        # What follows from a passing trouble passes too.
+        if verdict.lasting and (like is None or like.lasting):
             verdicts.write(cache_dir, key, verdict)
     return verdict
 
 
-def _known(cache_dir: Path | None, key: str, beat_ms: float | None) -> Verdict | None:
-    """The kept verdict, where it answers this question: one without raw heads does not for an engine alone."""
+def _known(cache_dir: Path | None, key: str, request: TrialRequest) -> Verdict | None:
+    """The kept verdict, where it answers this question.
+
+    One without raw heads does not for an engine alone, nor one in an inherited form where the form is to be chosen.
+    """
     known = verdicts.read(cache_dir, key, Verdict)
-    return None if known is not None and known.raw_skipped and beat_ms is None else known
+    if known is None or (known.raw_skipped and request.beat_ms is None) or (known.inherited and request.like is None):
+        return None
+    return known
 
 
 def _run_child(model: Model, request: TrialRequest, timeout_s: float) -> Verdict:
@@ -183,8 +206,11 @@ def _refused(request: TrialRequest, reason: str, *, lasting: bool = True) -> Ver
 def judge(model: Model, data: bytes, request: TrialRequest, tell: Callable[[Verdict], None]) -> None:
     """Compile and run in this very process; refusals that come as errors become verdicts.
 
-    `tell` takes the verdict on the model as it is and, where that is accepted, once more with that on its raw heads.
+    `tell` takes the verdict on the model as it is and, where that is accepted, once more with that on its raw heads;
+    only one verdict where the form is given by `request.like`.
     """
+    if request.like is not None and request.like.raw is not None:
+        return tell(_on_raw_heads(request.like, request.like.raw, data, model, request))
     try:
         engine = engine_class(request.engine).load(data, request.num_cores)
         tensor = model.tensor(request.batch, request.height, request.width, GREY)
@@ -211,10 +237,45 @@ def judge(model: Model, data: bytes, request: TrialRequest, tell: Callable[[Verd
     )
     if verdict.accepted and request.beat_ms is not None and verdict.best_ms > _RAW_HOPE * request.beat_ms:
         return tell(msgspec.structs.replace(verdict, raw_skipped=True, raw_because="another engine is faster by far"))
+    if verdict.accepted and request.like is not None:
+        return tell(msgspec.structs.replace(verdict, raw_because=_as_there(request.like), inherited=True))
     tell(verdict)
     if verdict.accepted:
         tell(_with_raw_heads(verdict, model, request, engine, head))
     return None
+
+
+def _on_raw_heads(like: Verdict, raw: RawHeads, data: bytes, model: Model, request: TrialRequest) -> Verdict:
+    """The verdict on a model whose raw heads were found, and compared with its decoded output, at another shape."""
+    size = request.batch, request.height, request.width
+    try:
+        engine = engine_class(request.engine).load(cut(data, raw, *size), request.num_cores)
+        tensor = model.tensor(*size, GREY)
+        reader = RawHead(raw, *size)
+        outputs = engine.infer(tensor)
+        reader.check(outputs)
+        if not all(np.isfinite(output).all() for output in outputs):
+            raise EngineRefused(heads.NOT_FINITE)
+        times_ms = _timed(engine, tensor)
+    except DetectorError as error:
+        return _refused(request, str(error))
+    return msgspec.structs.replace(
+        like,
+        batch=request.batch,
+        height=request.height,
+        width=request.width,
+        outputs=[list(output.shape) for output in outputs],
+        ms=_median(times_ms),
+        best_ms=times_ms[0],
+        raw_because=_as_there(like),
+        raw_skipped=False,
+        lasting=True,
+        inherited=True,
+    )
+
+
+def _as_there(like: Verdict) -> str:
+    return f"as at {like.height}x{like.width}, batch {like.batch}: {like.raw_because}"
 
 
 def _with_raw_heads(verdict: Verdict, model: Model, request: TrialRequest, engine: Engine, head: Head) -> Verdict:

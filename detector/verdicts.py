@@ -19,7 +19,7 @@ import structlog
 log = structlog.get_logger()
 
 # Rises when a trial asks more of a model than before, or engines get it in another form: old verdicts are not believed.
-_FORMAT = 4
+_FORMAT = 5
 
 T = TypeVar("T", bound=msgspec.Struct)
 

@@ -13,8 +13,8 @@ from wire.cameras import CameraStatus, write_status
 from wire.ledger import LedgerSnapshot
 from wire.logs import redact
 from wire.messages import DropCause
+from wire.redis_link import Link, RedisAway, connect
 from wire.settings import RedisSettings
-from wire.streams import Link, RedisAway, connect
 
 log = structlog.get_logger()
 

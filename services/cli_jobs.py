@@ -29,6 +29,9 @@ def register(app: typer.Typer, in_words: InWords) -> None:
         data: Annotated[str, typer.Option("--data", help="data.yaml, below the trainer's trainer.data_dir.")],
         cfg: Annotated[Text, typer.Option("--cfg", help="yolov5n, s, m, l or x, -hardswish behind it or not.")] = None,
         weights: Annotated[Text, typer.Option("--weights", help="Checkpoint to start from. Default: none.")] = None,
+        teacher: Annotated[
+            Text, typer.Option("--teacher", help="Trained network to learn from. Default: none.")
+        ] = None,
         recipe: Annotated[Text, typer.Option("--recipe", help="A recipe's name, or a file of one.")] = None,
         recipe_args: Annotated[
             Text, typer.Option("--recipe-args", metavar="JSON", help='Numbers for the recipe: {"num_epochs": 20}')
@@ -64,6 +67,7 @@ def register(app: typer.Typer, in_words: InWords) -> None:
             "data": data,
             "cfg": cfg,
             "weights": weights,
+            "teacher": teacher,
             "recipe": recipe,
             "recipe_args": recipe_args,
             "hyp": hyp,

@@ -41,7 +41,14 @@ def register(app: typer.Typer, in_words: InWords) -> None:
             str,
             typer.Option("--cfg", help="yolov5n, s, m, l or x; -hardswish for that activation. Default: as --weights."),
         ] = "",
-        weights: Annotated[Optional[Path], typer.Option("--weights", help="Checkpoint to start from.")] = None,  # noqa: UP045
+        weights: Annotated[
+            Optional[Path],  # noqa: UP045
+            typer.Option("--weights", help="Checkpoint, ONNX export or shipped model to start from."),
+        ] = None,
+        teacher: Annotated[
+            Optional[Path],  # noqa: UP045
+            typer.Option("--teacher", help="Trained network whose answers are learnt beside the truth (distillation)."),
+        ] = None,
         recipe: Annotated[str, typer.Option("--recipe", help="A name of `recipes list`, or a file.")] = "",
         recipe_args: Annotated[
             str,
@@ -83,8 +90,8 @@ def register(app: typer.Typer, in_words: InWords) -> None:
         `torchrun --nproc-per-node N -m services.cli train ...`.
         """
         asked: dict[str, Any] = {
-            "data": data, "cfg": cfg, "weights": weights, "recipe": recipe, "hyp": hyp, "img": img, "epochs": epochs,
-            "optimizer": optimizer.value, "linear_lr": linear_lr, "project": project, "name": name,
+            "data": data, "cfg": cfg, "weights": weights, "teacher": teacher, "recipe": recipe, "hyp": hyp, "img": img,
+            "epochs": epochs, "optimizer": optimizer.value, "linear_lr": linear_lr, "project": project, "name": name,
             "exist_ok": exist_ok, "device": device, "precision": precision.value, "workers": workers, "cache": cache,
             "seed": seed, "patience": patience, "val_every": val_every, "auto_batch": auto_batch, "freeze": freeze,
             "log": tuple(word.strip() for word in logger.split(",") if word.strip()),

@@ -20,7 +20,7 @@ from wire import metrics
 from wire.consumer import WorkSource
 from wire.health import Health
 from wire.outbox import Outbox, OutboxStats
-from wire.streams import connect
+from wire.redis_link import connect
 
 log = structlog.get_logger()
 
@@ -73,7 +73,8 @@ def _work(config: Config, detector: Detector, stop: threading.Event, health: Hea
         detector,
         source,
         max_age_ms=config.link.max_age_ms if config.workers_endpoint.startswith("ipc://") else None,
-        compile_s=config.detector.trial_timeout_s + COMPILE_ALLOWANCE_S,
+        # Twice: raw heads that fail at one shape are followed by a trial of the decoded output.
+        compile_s=2 * config.detector.trial_timeout_s + COMPILE_ALLOWANCE_S,
         observe=metrics.observe,
     )
     outbox = Outbox(

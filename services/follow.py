@@ -35,7 +35,7 @@ from wire.deployment import (
 )
 from wire.logs import redact
 from wire.messages import WireError
-from wire.streams import Link, RedisAway, RedisUrlError, connect
+from wire.redis_link import Link, RedisAway, RedisUrlError, connect
 
 log = structlog.get_logger()
 

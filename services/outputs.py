@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
@@ -26,7 +26,7 @@ from sink.outputs.settings import (
 )
 from sink.outputs.webhook import Webhook
 from wire import metrics
-from wire.streams import connect
+from wire.redis_link import connect
 
 if TYPE_CHECKING:
     from services.config import Config
@@ -40,8 +40,12 @@ class OutputUnavailable(RuntimeError):
     """An output needs a library that is not installed: says which, and how to get it."""
 
 
-def build(name: str, settings: OutputSettings, config: Config) -> Output:
-    """The output that `settings` describe; raises OutputUnavailable."""
+def build(name: str, settings: OutputSettings, connection: Callable[[], redis.Redis] | None = None) -> Output:
+    """The output that `settings` describe; raises OutputUnavailable.
+
+    With a `connection` to Redis it also shows its receiver what is open, where it can: for the process that holds the
+    lease of the outputs.
+    """
     if isinstance(settings, WebhookSettings):
         return Webhook(settings)
     if isinstance(settings, DiskSettings):
@@ -51,8 +55,9 @@ def build(name: str, settings: OutputSettings, config: Config) -> Output:
     if isinstance(settings, MqttSettings):
         _need(name, "paho.mqtt", "paho-mqtt")
         from sink.outputs.mqtt import Mqtt
+        from sink.outputs.sensors import Sensors
 
-        return Mqtt(settings, list(_sensors(settings, config)))
+        return Mqtt(settings, Sensors(name, connection) if connection else None)
     assert isinstance(settings, AppriseSettings)
     _need(name, "apprise", "apprise")
     from sink.outputs.apprise import Apprise
@@ -72,7 +77,7 @@ def start_outputs(config: Config, stop: threading.Event) -> Iterator[None]:
         return
     lease, lease_stop = Lease(connection), threading.Event()
     runners = [
-        OutputRunner(name, settings, build(name, settings, config), connection, lease.held)
+        OutputRunner(name, settings, build(name, settings, connection), connection, lease.held)
         for name, settings in config.outputs.items()
     ]
     holder = threading.Thread(target=lease.run, args=(lease_stop,), name="outputs-lease", daemon=True)
@@ -97,15 +102,6 @@ def _join(threads: Iterable[threading.Thread]) -> None:
     until_s = time.monotonic() + STOP_S
     for thread in threads:
         thread.join(max(0.0, until_s - time.monotonic()))
-
-
-def _sensors(settings: MqttSettings, config: Config) -> Iterator[tuple[str, str]]:
-    """The cameras and rules that the output may hear of."""
-    for rule, one in config.rules.items():
-        for camera in config.cameras:
-            wanted = settings.rules == "*" or rule in settings.rules
-            if wanted and one.watches(camera) and (settings.cameras == "*" or camera in settings.cameras):
-                yield camera, rule
 
 
 def _need(output: str, module: str, package: str) -> None:

@@ -19,7 +19,7 @@ from services.jobs.runner import Command, Counts, JobRun, Outcome
 from wire import metrics
 from wire.health import Health
 from wire.job_queue import RETRY_S, JobQueue
-from wire.streams import RedisAway, connect
+from wire.redis_link import RedisAway, connect
 
 log = structlog.get_logger()
 

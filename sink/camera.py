@@ -81,6 +81,11 @@ class CameraWork:
         """Close every incident: no frame comes any more, at least for long."""
         return self.incidents.close_all()
 
+    @property
+    def rules(self) -> tuple[str, ...]:
+        """Names of the rules that watch the camera."""
+        return tuple(self._rules)
+
     def end(self) -> list[Alert]:
         """Close every incident and tell what the budget kept back: the material is at its end."""
         return self.incidents.end()

@@ -26,8 +26,9 @@ import structlog
 
 from wire.alerts import ALERTS, Alert, checked_id, follow_alerts
 from wire.logs import redact
+from wire.redis_link import Link, RedisAway, connect
 from wire.settings import RedisSettings
-from wire.streams import Link, RedisAway, connect, id_order, last_id, oldest_id
+from wire.streams import id_order, last_id, oldest_id
 
 __all__ = ["Alert", "Delivered", "StateError", "alerts", "async_alerts"]
 

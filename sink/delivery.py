@@ -8,6 +8,7 @@ alert's id keeps it from appearing twice. The transaction is done only while the
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,9 +23,12 @@ from sink.incidents import IncidentsState
 from sink.system import SystemState
 from wire.alerts import Alert, alert_once
 from wire.messages import WireError, decode, decoder, encode
-from wire.streams import Link, detections_key, sink_key
+from wire.redis_link import Link
+from wire.streams import detections_key, sink_key
 
 log = structlog.get_logger()
+
+GROUP = "sink"  # of consumers of the detections
 
 # A camera that left the configuration leaves nothing behind for longer; one that is off for a holiday goes on.
 STATE_TTL_S = 30 * 86_400
@@ -77,9 +81,7 @@ _decoder = decoder(CameraState)
 
 def load_state(link: Link, camera: str) -> CameraState:
     """The state of the last run; a fresh one where there is none, or none that this build can read."""
-    (blob,) = link.send(("GET", sink_key(camera)))
-    if isinstance(blob, redis.ResponseError):
-        raise blob
+    blob = link.one("GET", sink_key(camera))
     if blob is None:
         return CameraState()
     try:
@@ -90,9 +92,17 @@ def load_state(link: Link, camera: str) -> CameraState:
 
 
 def send_commit(
-    link: Link, commit: Commit, states: dict[str, CameraState], *, group: str, fence: Fence, alerts_maxlen: int
+    link: Link,
+    commit: Commit,
+    states: dict[str, CameraState],
+    *,
+    fence: Fence,
+    alerts_maxlen: int,
+    also: Iterable[tuple[Any, ...]] = (),
 ) -> list[bool]:
     """Write it all; returns for each alert whether it is new. `states` are those of the cameras in `commit.acks`.
+
+    `also` are commands to be done with it, or not at all.
 
     Raises LeaseLost when the lease of one of them is not ours, and redis.RedisError or OSError when not all of it was
     done for certain; then send the same commit again.
@@ -104,8 +114,8 @@ def send_commit(
     for camera, ids in commit.acks.items():
         commands.append(("SET", sink_key(camera), encode(states[camera]), "EX", STATE_TTL_S))
         if ids:
-            commands.append(("XACK", detections_key(camera), group, *ids))
-    commands.append(("EXEC",))
+            commands.append(("XACK", detections_key(camera), GROUP, *ids))
+    commands += [*also, ("EXEC",)]
     watch = fence.commands()
     replies = link.send(*commands, *watch)
     *queued, done = replies[: len(commands)]

@@ -11,7 +11,8 @@ from typing import Any
 
 import redis
 
-from wire.streams import Link, lease_key
+from wire.redis_link import Link
+from wire.streams import lease_key
 
 
 class Fence:

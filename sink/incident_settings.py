@@ -74,6 +74,14 @@ class IncidentSettings(BaseModel):
     idle_s: float = Field(
         60, ge=1, le=86_400, description="A camera's incidents are closed when no frame came for this long (seconds)."
     )
+    # Longer than another host takes to start again: its cameras are not gone because it is.
+    unwatched_s: float = Field(
+        3600,
+        ge=1,
+        le=2_592_000,
+        description="Incidents of cameras that other sinks had are closed when none has watched the camera for this "
+        "long; of those taken out of this sink's own configuration, after idle_s (seconds).",
+    )
     system: SystemSettings = Field(
         default_factory=lambda: SystemSettings.model_validate({}),
         description="Incidents about cameras and detectors themselves.",

@@ -7,7 +7,7 @@ it is then opened late, if it still goes on when it may be. All time is the fram
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 
 from msgspec import Struct, field
@@ -98,6 +98,13 @@ class Incidents:
         """Whether there is an incident that must be closed some day."""
         return bool(self._ongoing)
 
+    @property
+    def open_ids(self) -> set[str]:
+        """The incidents that were told of and are to be closed some day, the budget's summary among them."""
+        told_of = [one for one in self._ongoing.values() if one.id and not one.closed]
+        summary = self._budget.state.summary
+        return {one.id for one in (*told_of, *([summary] if summary else []))}
+
     def step(
         self, event_us: int, found: Iterable[tuple[str, Finding]], record: DetectionRecord | None = None
     ) -> list[Alert]:
@@ -129,6 +136,11 @@ class Incidents:
     def close_all(self) -> list[Alert]:
         """Close what is open: no more frames come, at least for long."""
         return [alert for incident in list(self._ongoing.values()) for alert in self._close(incident)]
+
+    def close_others(self, rules: Container[str]) -> list[Alert]:
+        """Close what was found by rules that are none of these."""
+        others = [one for one in self._ongoing.values() if one.rule not in rules]
+        return [alert for incident in others for alert in self._close(incident)]
 
     def end(self) -> list[Alert]:
         """Close what is open, and the budget's hour: the material is at its end."""

@@ -15,9 +15,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-import redis
-
-from wire.streams import Link, lease_key
+from wire.redis_link import Link
+from wire.streams import lease_key
 
 RENEWALS = 3  # in a lease's time: two may be lost
 
@@ -62,11 +61,12 @@ class Leases:
     def __init__(self, cameras: Iterable[str], name: str, lease_s: float) -> None:
         self._cameras = list(cameras)
         self._lease_ms = int(lease_s * 1000)
-        self._name = name  # what is counted for shares, so that a sink and its dead predecessor are one
+        self.name = name  # what is counted for shares, so that a sink and its dead predecessor are one
         self.owner = f"{name}:{uuid.uuid4().hex}"
         # Only sinks of the same cameras share them: others would be counted for shares that they do not take.
         digest = hashlib.sha256("\n".join(sorted(self._cameras)).encode()).hexdigest()[:16]
         self._members = f"sparsecam:sinks:{digest}"
+        self.cameras = frozenset(self._cameras)  # those that we may have, whoever has them now
         self._first = True
         self._held_until_s = math.inf
         self._free_before: set[str] = set()  # cameras that nobody held at the renewal before
@@ -87,10 +87,9 @@ class Leases:
 
         Raises redis.RedisError or OSError; then nothing has changed here.
         """
-        prefix = f"{self._name}:" if self._first else ""
-        sinks, *holders = _sent(
-            link,
-            ("EVAL", _REGISTER, 1, self._members, self._name, self._lease_ms),
+        prefix = f"{self.name}:" if self._first else ""
+        sinks, *holders = link.ask(
+            ("EVAL", _REGISTER, 1, self._members, self.name, self._lease_ms),
             *(self._hold(camera, want=camera in self.owned, prefix=prefix) for camera in self._cameras),
         )
         self.sinks = int(sinks)
@@ -102,7 +101,7 @@ class Leases:
         room = max(0, share - len(ours))
         left = [camera for camera in free if camera in self._free_before]
         wanted = list(dict.fromkeys([*free[:room], *left]))
-        taken = _sent(link, *(self._hold(camera, want=True) for camera in wanted)) if wanted else []
+        taken = link.ask(*(self._hold(camera, want=True) for camera in wanted)) if wanted else []
         ours |= {camera for camera, holder in zip(wanted, taken, strict=True) if self._is_ours(holder)}
         changes = Changes(
             gained=sorted(ours - self.owned),
@@ -117,28 +116,24 @@ class Leases:
         self._held_until_s = now_s + self._lease_ms / 1000
         return changes
 
+    def borrow(self, link: Link, camera: str) -> bool:
+        """Hold the lease of a camera that is none of ours, if it is free; `release` it soon. Raises as `renew` does."""
+        return self._is_ours(link.ask(self._hold(camera, want=True))[0])
+
     def release(self, link: Link, cameras: Iterable[str]) -> None:
         """Give cameras to whoever wants them; their work must have been committed."""
         given = list(cameras)
         if given:
             self.owned -= set(given)
-            _sent(link, *(("EVAL", _RELEASE, 1, lease_key(camera), self.owner) for camera in given))
+            link.ask(*(("EVAL", _RELEASE, 1, lease_key(camera), self.owner) for camera in given))
 
     def leave(self, link: Link) -> None:
         """Release all, and be counted no more."""
         self.release(link, list(self.owned))
-        _sent(link, ("ZREM", self._members, self._name))
+        link.ask(("ZREM", self._members, self.name))
 
     def _hold(self, camera: str, *, want: bool, prefix: str = "") -> tuple[Any, ...]:
         return ("EVAL", _HOLD, 1, lease_key(camera), self.owner, self._lease_ms, int(want), prefix)
 
     def _is_ours(self, holder: bytes | None) -> bool:
         return holder == self.owner.encode()
-
-
-def _sent(link: Link, *commands: tuple[Any, ...]) -> list[Any]:
-    replies = link.send(*commands)
-    for reply in replies:
-        if isinstance(reply, redis.ResponseError):
-            raise reply
-    return replies

@@ -14,6 +14,13 @@ from wire.alerts import Alert, Box, Evidence, FrameSize, Object, rfc3339
 from wire.messages import DetectionRecord
 
 Event = Literal["opened", "updated", "closed"]
+Reason = Literal["rule_removed", "camera_removed", "state_lost"]
+# Why an incident was closed by something else than its end.
+REASONS: dict[Reason, str] = {
+    "rule_removed": "its rule watches the camera no more",
+    "camera_removed": "nobody watches the camera any more",
+    "state_lost": "what was known of it is lost",
+}
 # (camera, incident, event time of its opening in microseconds) to the links of its snapshot and clip, if any
 Links = Callable[[str, str, int], tuple[str | None, str | None]]
 
@@ -92,6 +99,32 @@ def over(camera: str, incident: Incident) -> Alert:
         track=incident.track,
         detail={"duration_s": lasted_s},
     )
+
+
+def because(alert: Alert, reason: Reason) -> Alert:
+    """An alert that closes an incident, with why."""
+    text = f"{alert.text}; {REASONS[reason]}"
+    return msgspec.structs.replace(alert, text=text, detail={**alert.detail, "reason": reason})
+
+
+def over_since_unknown(opened: Alert, reason: Reason) -> Alert:
+    """The message that closes an incident of which nothing is known but what opened it."""
+    closed = Alert(
+        version=1,
+        id=message_id(opened.incident, "closed", 0),
+        incident=opened.incident,
+        event="closed",
+        camera=opened.camera,
+        rule=opened.rule,
+        text=f"{opened.text}: over",
+        event_time=opened.event_time,
+        opened_time=opened.opened_time,
+        label=opened.label,
+        track=opened.track,
+        snapshot=opened.snapshot,
+        clip=opened.clip,
+    )
+    return because(closed, reason)
 
 
 def _object(track: Track) -> Object:

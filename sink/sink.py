@@ -16,22 +16,24 @@ import redis
 import structlog
 
 from sink.camera import Plan, plausible
-from sink.delivery import Commit, LeaseLost, load_state, send_commit
+from sink.delivery import GROUP, Commit, LeaseLost, load_state, send_commit
 from sink.fence import Fence
 from sink.leases import Leases
+from sink.orphans import Orphans, close_lost, read_standing, say_watched
 from sink.settings import SinkSettings
 from sink.snapshot import SinkSnapshot
 from sink.watched import WatchedCamera
+from wire.alerts import Alert
 from wire.arming import disarmed_of, read_disarmed
 from wire.cameras import read_status, status_of
 from wire.logs import redact
 from wire.messages import WireError
+from wire.redis_link import Link, RedisAway, connect
 from wire.settings import RedisSettings
-from wire.streams import Entry, Link, Reader, RedisAway, connect, detections_key
+from wire.streams import Entry, Reader, detections_key
 
 log = structlog.get_logger()
 
-GROUP = "sink"
 # Of all sinks: whoever takes a camera over also takes up the entries that the one before had read and not finished.
 CONSUMER = "sink"
 # Entries of a camera in one read: after an outage the reading is done in few round trips, and beats go on between them.
@@ -69,6 +71,7 @@ class Sink:
         self._default_url = default_url
         self._leases = Leases(cameras, settings.name or socket.gethostname(), settings.lease_s)
         self._fence = Fence(self._leases.owner)
+        self._orphans = Orphans(plan, settings, self._leases, self._fence, redis_settings.alerts_maxlen)
         self._reader = Reader((), group=GROUP, consumer=CONSUMER)
         self._cameras: dict[str, WatchedCamera] = {}  # those whose lease is ours
         self._disarmed: dict[str, frozenset[str]] = {}  # camera: rules
@@ -135,6 +138,7 @@ class Sink:
             self._away_s += now_s - self._last_good_s
             self._last_good_s = now_s
             self._leases.doubt()
+            self._orphans.reset()
             self._look_at_arming(link)  # before the first frame, and before the cameras are taken
             self._share(link)
         except BaseException:
@@ -161,11 +165,12 @@ class Sink:
                 # As long as there is more to read, a missing frame may be in it.
                 if camera.name not in self._reader.behind:
                     self._work(camera, camera.reorder.expire(now_s))
-                    self._close_idle(camera, now_s)
+                    self._tell(camera.name, camera.close_idle(now_s))
         if time.monotonic() >= self._system_at_s:
             self._system_at_s = time.monotonic() + SYSTEM_S
             self._look_at_arming(link)
             self._look_at_cameras(link)
+            self._look_at_incidents(link)
         done = self._commit
         due = time.monotonic() - self._uncommitted_since_s >= self._settings.commit_s
         if (done.acks and due) or done.frames >= COMMIT_FRAMES:
@@ -218,6 +223,7 @@ class Sink:
         with self._lock:
             self._cameras[name] = camera
             self._counts["taken_over"] += 1
+            self._tell(name, camera.close_removed_rules())
 
     def _forget(self, name: str) -> None:
         """Another sink has the camera, and finds again what we had not delivered."""
@@ -284,12 +290,6 @@ class Sink:
             self._commit.alerts += camera.step(entry.record)
             self._ack(entry)
 
-    def _close_idle(self, camera: WatchedCamera, now_s: float) -> None:
-        """Without frames no time passes; what was open is over all the same."""
-        if camera.work.incidents.any_open and now_s - camera.heard_s >= self._plan.incidents.idle_s:
-            self._touch(camera.name)
-            self._commit.alerts += camera.work.close_all()
-
     def _look_at_arming(self, link: Link) -> None:
         """What people have switched off. Should Redis refuse to tell, it stays as it was."""
         (reply,) = link.send(read_disarmed())
@@ -317,9 +317,27 @@ class Sink:
                     log.warning("camera status skipped", camera=name, reason=str(error))
                     continue
                 alerts = self._cameras[name].look(now_us, status)
-                if alerts or self._cameras[name].troubled:
+                if self._cameras[name].troubled:
                     self._touch(name)
-                    self._commit.alerts += alerts
+                self._tell(name, alerts)
+
+    def _look_at_incidents(self, link: Link) -> None:
+        """Say which cameras are ours; close incidents that nobody goes on with."""
+        standing = read_standing(link)
+        say_watched(link, standing, self._leases.name, self._cameras.values())
+        waiting = {alert.incident for alert in self._commit.alerts}
+        for name, camera in self._cameras.items():
+            lost = close_lost(link, name, standing.open.get(name, set()) - camera.open_ids - waiting)
+            with self._lock:
+                self._tell(name, lost)
+        for name in self._orphans.find(link, standing, time.monotonic()):
+            self._count(*self._orphans.end(link, name, standing.open.get(name, ())))
+
+    def _tell(self, camera: str, alerts: list[Alert]) -> None:
+        """Alerts that no frame brought go into the next commit, and the camera's state with them."""
+        if alerts:
+            self._touch(camera)
+            self._commit.alerts += alerts
 
     def _ack(self, entry: Entry) -> None:
         self._touch(entry.camera).append(entry.id)
@@ -339,7 +357,6 @@ class Sink:
                 link,
                 part,
                 states,
-                group=GROUP,
                 fence=self._fence,
                 alerts_maxlen=self._redis.alerts_maxlen,
             )
@@ -348,11 +365,15 @@ class Sink:
             self._leases.doubt()
             self._renew_at_s = -math.inf
             return
+        self._count(part.alerts, new)
         with self._lock:
-            for alert, is_new in zip(part.alerts, new, strict=True):
+            self._commit.settle(part)
+
+    def _count(self, alerts: list[Alert], new: list[bool]) -> None:
+        with self._lock:
+            for alert, is_new in zip(alerts, new, strict=True):
                 self._delivered[alert.rule, alert.event] += is_new
                 self._counts["repeated"] += not is_new
-            self._commit.settle(part)
 
     def _finish(self) -> None:
         """Work through what is there, say how far we have come, leave the cameras to others, and hang up."""

@@ -6,9 +6,11 @@ import time
 
 from msgspec.structs import replace
 
+from sink.budget import WINDOW_US
 from sink.camera import CameraWork, Plan
 from sink.delivery import CameraState
 from sink.incidents import Incidents, Limits
+from sink.messages import because
 from sink.reorder import Reorder
 from sink.settings import SinkSettings
 from sink.system import RULES, SystemWatch
@@ -16,6 +18,8 @@ from wire.alerts import Alert
 from wire.cameras import CameraStatus
 from wire.messages import DetectionRecord
 from wire.streams import Entry
+
+BUDGET_S = WINDOW_US / 1e6
 
 
 class WatchedCamera:
@@ -29,7 +33,9 @@ class WatchedCamera:
         self.work = CameraWork(name, plan, state.work)
         self.heard_s = 0.0  # when its last frame came, by the sink's clock
         self._same_host = settings.same_host
+        self._idle_s = plan.incidents.idle_s
         system = plan.incidents.system
+        self._own_rules = RULES if system.enabled else ()
         self._watch = SystemWatch(system, state.system)
         self._about_camera = Incidents(
             name,
@@ -66,6 +72,27 @@ class WatchedCamera:
     def look(self, now_us: int, status: CameraStatus | None) -> list[Alert]:
         """The alerts about the camera itself, at the server's time `now_us`."""
         return self._about_camera.step(now_us, self._watch.findings(now_us, status))
+
+    def close_idle(self, now_s: float) -> list[Alert]:
+        """Without frames no time passes; what was open is over all the same, and some day the budget's hour too."""
+        quiet_s, incidents = now_s - self.heard_s, self.work.incidents
+        if incidents.any_open and quiet_s >= self._idle_s:
+            return self.work.close_all()
+        return self.work.end() if incidents.open_ids and quiet_s >= BUDGET_S else []
+
+    def close_removed_rules(self) -> list[Alert]:
+        """Close what rules found that watch the camera no more, since the configuration is another one."""
+        alerts = self.work.incidents.close_others(self.work.rules) + self._about_camera.close_others(self._own_rules)
+        return [because(alert, "rule_removed") for alert in alerts]
+
+    def end(self) -> list[Alert]:
+        """Close everything: nobody watches the camera any more."""
+        return [because(alert, "camera_removed") for alert in self.work.end() + self._about_camera.end()]
+
+    @property
+    def open_ids(self) -> set[str]:
+        """The incidents that it will close."""
+        return self.work.incidents.open_ids | self._about_camera.open_ids
 
     @property
     def troubled(self) -> bool:

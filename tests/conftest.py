@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 import tempfile
 import time
@@ -14,6 +15,7 @@ import msgspec
 import pytest
 import redis
 import structlog
+from hypothesis import HealthCheck, settings
 
 from wire.messages import Detection, DetectionRecord
 from wire.valkey import EmbeddedValkey
@@ -21,15 +23,36 @@ from wire.valkey import EmbeddedValkey
 # A thread that outlives its test may log late: not into a stream that a capture of output closes.
 structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.__stderr__))
 
+# Tests run side by side; PyTorch's threads in each would wait for one another's cores. Before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# An example's time says how busy the machine is, and nothing of the code; what is slow is found by benchmarks/.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _data_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Snapshots of cameras that tests run must not go to the user's own folder."""
+def _own_homes(tmp_path_factory: pytest.TempPathFactory, verdict_dir: Path) -> Iterator[None]:
+    """Snapshots of cameras that tests run, and what was measured of their models, must not go to the user's folders."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("data")))
+        patch.setenv("XDG_CACHE_HOME", str(verdict_dir.parent))
         yield
+
+
+@pytest.fixture(scope="session")
+def verdict_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The default cache of verdicts in this process. Processes of one run share verdicts: a graph is tried once."""
+    base = tmp_path_factory.getbasetemp()
+    verdicts = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "trials"
+    verdicts.mkdir(exist_ok=True)
+    folder = tmp_path_factory.mktemp("cache") / "sparsecam"
+    folder.mkdir()
+    # Not the folder itself: it has the lock under which trials run one after the other, and tests need not wait so.
+    (folder / "trials").symlink_to(verdicts)
+    return folder
 
 
 @pytest.fixture(scope="session")

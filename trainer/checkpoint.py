@@ -51,6 +51,7 @@ class Checkpoint:
     strides: tuple[int, ...]  # pixels
     image_size: tuple[int, int]  # (height, width) in pixels
     quantised: Quantised | None = None
+    folded: bool = False  # its normalisations are inside its convolutions (`trainer.from_onnx`)
 
 
 def read_checkpoint(data: bytes, name: str) -> Checkpoint:
@@ -72,7 +73,7 @@ def read_checkpoint(data: bytes, name: str) -> Checkpoint:
     if activation not in ("silu", "hardswish"):
         raise CheckpointError(f"{name}: activation {activation!r}; expected silu or hardswish")
     quantised = _quantised(facts, name) if any(_QUANTISED in key for key in state) else None
-    size, classes = _structure(_plain(state) if quantised else state, name)
+    size, classes = structure(_plain(state) if quantised else state, name)
     _check_strides(strides, name)
     return Checkpoint(
         name=name,
@@ -80,7 +81,7 @@ def read_checkpoint(data: bytes, name: str) -> Checkpoint:
         size=size,
         classes=classes,
         activation=cast("Activation", activation),
-        labels=_labels(labels, classes, name),
+        labels=parse_labels(labels, classes, name),
         strides=STRIDES,
         image_size=_image_size(facts.get("image_size"), name),
         quantised=quantised,
@@ -162,7 +163,7 @@ def _shell_activation(network: Shell, name: str) -> str:
     return kinds.pop()
 
 
-def _structure(state: Mapping[str, Tensor], name: str) -> tuple[str, int]:
+def structure(state: Mapping[str, Tensor], name: str) -> tuple[str, int]:
     """(size, classes) by the shapes of the weights."""
     for key, dims in (("model.0.conv.weight", 4), (_HEAD, 4), (_ANCHORS, 3)):
         if key not in state or state[key].dim() != dims:
@@ -193,7 +194,7 @@ def _check_strides(strides: object, name: str) -> None:
         raise CheckpointError(f"{name}: strides {found}; expected {list(STRIDES)}")
 
 
-def _labels(names: object, classes: int, name: str) -> dict[int, str] | None:
+def parse_labels(names: object, classes: int, name: str) -> dict[int, str] | None:
     if isinstance(names, list):
         names = dict(enumerate(names))
     if not isinstance(names, dict) or not names:

@@ -58,7 +58,7 @@ def _dtype(wanted: str, device: torch.device) -> torch.dtype:
 
 
 def _bf16_pays() -> bool:
-    """Whether this CPU multiplies bf16 itself: with AMX six times the speed of fp32, with AVX512-BF16 1.8 times."""
+    """Whether this CPU multiplies bf16 itself: measured 1.7 (AMX) to 1.8 times (AVX512-BF16) the speed of fp32."""
     try:
         with open("/proc/cpuinfo") as lines:  # noqa: PTH123  # a line at a time, of a file without a size
             flags = next((line.split() for line in lines if line.startswith(("flags", "Features"))), [])

@@ -15,7 +15,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 Activation = Literal["silu", "hardswish"]
 
 # Published with the architecture, and other than PyTorch's own (1e-5, 0.1): they are part of what the weights mean.
-_BN_EPS, _BN_MOMENTUM = 1e-3, 0.03
+BN_EPS, _BN_MOMENTUM = 1e-3, 0.03
 _POOL = 5  # pixels: three in a row see what pools of 5, 9 and 13 would
 
 
@@ -48,7 +48,7 @@ class Conv(nn.Module):
         super().__init__()
         around = kernel // 2 if padding is None else padding
         self.conv = nn.Conv2d(before, after, kernel, stride, around, bias=False)
-        self.bn: nn.Module = nn.BatchNorm2d(after, eps=_BN_EPS, momentum=_BN_MOMENTUM)
+        self.bn: nn.Module = nn.BatchNorm2d(after, eps=BN_EPS, momentum=_BN_MOMENTUM)
         self.act = _ACTIVATIONS[activation]()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -132,7 +132,7 @@ class Detect(nn.Module):
     def __init__(self, classes: int, anchors: Tensor, strides: Sequence[int], channels: Sequence[int]) -> None:
         """`anchors` in pixels, as for the buffer; `strides` in pixels and `channels` of each level."""
         super().__init__()
-        self.strides = tuple(strides)
+        self.strides, self.classes = tuple(strides), classes
         self._columns = 5 + classes
         self._per_cell = anchors.shape[1]
         self.register_buffer("anchors", anchors / torch.tensor(strides).view(-1, 1, 1))

@@ -18,7 +18,7 @@ from trainer.hyp import Hyp
 from trainer.layers import Detect
 
 # Weights of the objectness of each level, as published: the fine level has most cells and so the smallest mean.
-_BALANCE = (4.0, 1.0, 0.4)
+BALANCE = (4.0, 1.0, 0.4)
 # What the published gains are for.
 _CLASSES, _SIDE = 80, 640
 
@@ -69,14 +69,38 @@ def assign(targets: Tensor, anchors: Tensor, height: int, width: int, anchor_t: 
     )
 
 
+@dataclass(frozen=True)
+class Gains:
+    """What the parts of a loss are multiplied with before they are added up."""
+
+    box: float
+    obj: float
+    cls: float
+
+    @staticmethod
+    def of(hyp: Hyp, classes: int, side: int) -> Gains:
+        """`side`: pixels of the training pictures."""
+        return Gains(hyp.box, hyp.obj * (side / _SIDE) ** 2, hyp.cls * classes / _CLASSES)
+
+    def scale(self, box: Tensor, obj: Tensor, cls: Tensor) -> Tensor:
+        """The parts (3,) in this order."""
+        return torch.stack((box * self.box, obj * self.obj, cls * self.cls))
+
+
+def boxes_of(answers: Tensor, anchors: Tensor) -> Tensor:
+    """Boxes (k, 4) as `Assigned.boxes`, by the formulas of `Detect`, of raw answers (k, 5 + classes) at `anchors`
+    (k, 2), in cells."""
+    s = answers[:, :4].sigmoid()
+    return torch.cat((s[:, :2] * 2 - 0.5, (s[:, 2:] * 2) ** 2 * anchors), 1)
+
+
 class Loss:
     """For one head and picture size; called with the raw levels in training order and the batch's truth."""
 
-    def __init__(self, head: Detect, hyp: Hyp, classes: int, side: int) -> None:
+    def __init__(self, head: Detect, hyp: Hyp, side: int) -> None:
         """`side`: pixels of the training pictures."""
-        self._head, self._hyp, self._classes = head, hyp, classes
-        self._cls_gain = hyp.cls * classes / _CLASSES
-        self._obj_gain = hyp.obj * (side / _SIDE) ** 2
+        self._head, self._hyp = head, hyp
+        self._gains = Gains.of(hyp, head.classes, side)
 
     def __call__(self, raw: Sequence[Tensor], targets: Tensor) -> tuple[Tensor, Tensor]:
         """(loss to descend, times the batch size as published; its parts (3,): box, objectness, class, detached).
@@ -91,24 +115,18 @@ class Loss:
             if len(truth.classes):
                 at = (truth.pictures, truth.anchors, truth.rows, truth.columns)
                 answers = outputs[at]
-                overlap = ciou(self._boxes(answers, number, truth), truth.boxes)
+                overlap = ciou(boxes_of(answers, self._head.anchors[number][truth.anchors]), truth.boxes)
                 box = box + (1 - overlap).mean()
                 # Of several boxes at one place the best overlap counts, whatever their order.
                 shares = overlap.detach().clamp(0)
                 flat = ((at[0] * wanted.shape[1] + at[1]) * wanted.shape[2] + at[2]) * wanted.shape[3] + at[3]
                 wanted.view(-1).scatter_reduce_(0, flat, shares, "amax")
-                if self._classes > 1:
+                if self._head.classes > 1:
                     cls = cls + self._class_loss(answers[:, 5:], truth.classes)
             weight = outputs.new_tensor(self._hyp.obj_pw)
-            obj = obj + _BALANCE[number] * binary_cross_entropy_with_logits(outputs[..., 4], wanted, pos_weight=weight)
-        parts = torch.stack((box * self._hyp.box, obj * self._obj_gain, cls * self._cls_gain))
+            obj = obj + BALANCE[number] * binary_cross_entropy_with_logits(outputs[..., 4], wanted, pos_weight=weight)
+        parts = self._gains.scale(box, obj, cls)
         return parts.sum() * raw[0].shape[0], parts.detach()
-
-    def _boxes(self, answers: Tensor, level: int, truth: Assigned) -> Tensor:
-        """Boxes (k, 4) as `Assigned.boxes`, by the formulas of `Detect`."""
-        s = answers[:, :4].sigmoid()
-        size = (s[:, 2:] * 2) ** 2 * self._head.anchors[level][truth.anchors]
-        return torch.cat((s[:, :2] * 2 - 0.5, size), 1)
 
     def _class_loss(self, logits: Tensor, classes: Tensor) -> Tensor:
         off = self._hyp.label_smoothing / 2

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from trainer.checkpoint import Checkpoint, plain_weights, read_checkpoint
 from trainer.errors import CheckpointError, TrainerError
+from trainer.from_onnx import read_onnx
 from trainer.layers import Activation, Detect
 from trainer.model import SIZES, YoloV5
 from trainer.settings import TrainSettings, parse_cfg
@@ -20,9 +21,10 @@ _ALMOST_ONE = 0.999999  # keeps the share finite for a single class
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint file; raises CheckpointError."""
+    """Read a checkpoint file, or an ONNX export of ours; raises CheckpointError."""
     try:
-        return read_checkpoint(path.read_bytes(), path.name)
+        read = read_onnx if path.suffix == ".onnx" else read_checkpoint
+        return read(path.read_bytes(), path.name)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from trainer.checkpoint import Checkpoint, build
 from trainer.errors import TrainerError
 from trainer.model import YoloV5
 from trainer.recipes import read_recipe
+from trainer.reconstruct import reconstruct
 from trainer.saved import Progress, Saved, write_saved
 from trainer.sparsify import apply_structure, prune_at_once
 
@@ -23,15 +25,17 @@ def oneshot(checkpoint: Checkpoint, batches: Iterable[Tensor], *, sparsity: floa
 
     `batches` of pictures (batch, 3, h, w) uint8 RGB, as the network will see them: ranges of activations are the mean
     over batches. `sparsity` above 0 first makes that share of the weights zero, evenly over the layers that
-    `yolov5.pruned` names; statistics of the normalisations are then taken anew, which regains a part of what that
-    costs. Raises TrainerError for no pictures.
+    `yolov5.pruned` names, reconstructs the layers from what is left, and takes the statistics of the normalisations
+    anew. Raises TrainerError for no pictures.
     """
     kept = list(batches)
     if not kept:
         raise TrainerError("no pictures to watch; expected some dozens like those the network will see")
     network = build(checkpoint)
     if sparsity > 0:
+        dense = copy.deepcopy(network)
         prune_at_once(network, _pruning(sparsity))
+        reconstruct(network.eval(), dense, kept)
         _renew_statistics(network, kept)
     recipe = read_recipe(RECIPE, num_epochs=1, quantization_start=0)
     apply_structure(network, recipe, 1)

@@ -8,7 +8,7 @@ Activations are uint8 with one scale and zero point a tensor, weights int8 with 
 from __future__ import annotations
 
 import copy
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +17,6 @@ from torch.ao.quantization import FakeQuantizeBase, QuantWrapper
 from torch.nn import functional
 
 from trainer.layers import Detect
-
-Form = Literal["integer", "qdq"]
 
 _STEPS = 255  # of uint8
 _LARGEST = 127  # of int8, used symmetrically: -128 would have no counterpart
@@ -137,12 +135,12 @@ def is_quantised(network: nn.Module) -> bool:
     return any(isinstance(module, QuantWrapper) for module in network.modules())
 
 
-def exportable(network: nn.Module, form: Form = "integer") -> nn.Module:
+def exportable(network: nn.Module) -> nn.Module:
     """A copy in eval mode that takes pictures (batch, 3, h, w) in uint8 and exports its quantised layers as integers.
 
-    "integer": ConvInteger, rescaled to float: what DeepSparse and ONNX Runtime run fastest. "qdq": QuantizeLinear and
-    DequantizeLinear around float convolutions, as OpenVINO wants it. Export with opset 13 and `dynamo=False`. In
-    PyTorch it computes what the exported graph does. Raises ValueError for a network that is not quantised.
+    They become ConvInteger, rescaled to float: what DeepSparse runs fastest, and what the other engines' loaders turn
+    into forms of their own. Export with opset 13 and `dynamo=False`. In PyTorch it computes what the exported graph
+    does. Raises ValueError for a network that is not quantised.
     """
     if not is_quantised(network):
         raise ValueError("the network is not quantised; expected one whose recipe has reached quantisation")
@@ -150,7 +148,7 @@ def exportable(network: nn.Module, form: Form = "integer") -> nn.Module:
     for name, module in list(twin.named_modules()):
         if isinstance(module, QuantWrapper):
             parent, _, key = name.rpartition(".")
-            setattr(twin.get_submodule(parent), key, _Exported(module, form))
+            setattr(twin.get_submodule(parent), key, _Exported(module))
     return twin.requires_grad_(False)
 
 
@@ -167,7 +165,7 @@ class _Exported(nn.Module):
     zero: Tensor
     zeros: Tensor
 
-    def __init__(self, wrapped: QuantWrapper, form: Form) -> None:
+    def __init__(self, wrapped: QuantWrapper) -> None:
         super().__init__()
         conv, quant = cast("Any", wrapped.module), cast("Any", wrapped.quant)
         weights, bias = conv.folded() if isinstance(conv, FoldedConv) else (conv.weight, conv.bias)
@@ -176,28 +174,19 @@ class _Exported(nn.Module):
         scale, zero = quant.activation_post_process.calculate_qparams()
         # A channel of zeros, or nearly, has such small steps that its bias would not fit into 32 bits of them.
         steps = torch.maximum(steps, bias.abs() / (scale * _LARGEST_BIAS))
-        self._form, self._stride, self._padding = form, list(conv.stride), list(conv.padding)
+        self._stride, self._padding = list(conv.stride), list(conv.padding)
         whole = (weights / steps.view(-1, 1, 1, 1)).round().clamp(-_LARGEST, _LARGEST).to(torch.int8)
         self.register_buffer("weights", whole)
         self.register_buffer("scale", scale.float())
         self.register_buffer("zero", zero.to(torch.uint8))
-        if form == "qdq":
-            self.register_buffer("steps", steps)
-            self.register_buffer("zeros", torch.zeros_like(steps, dtype=torch.int8))
-            self.register_buffer("bias", bias)
-        else:
-            # One for all channels: ONNX Runtime knows no other, and DeepSparse ends the process without any.
-            self.register_buffer("zeros", torch.zeros((), dtype=torch.int8))
-            self.register_buffer("steps", (scale * steps).view(1, -1, 1, 1))
-            self.register_buffer("bias", (bias / (scale * steps)).round().to(torch.int32).view(1, -1, 1, 1))
+        # One for all channels: ONNX Runtime knows no other, and DeepSparse ends the process without any.
+        self.register_buffer("zeros", torch.zeros((), dtype=torch.int8))
+        self.register_buffer("steps", (scale * steps).view(1, -1, 1, 1))
+        self.register_buffer("bias", (bias / (scale * steps)).round().to(torch.int32).view(1, -1, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         """Float in and out; the picture itself comes as uint8."""
         q = x if x.dtype == torch.uint8 else _apply(_Quantize, x, self.scale, self.zero)
-        if self._form == "qdq":
-            pixels = _apply(_Dequantize, q, self.scale, self.zero, None)
-            weights = _apply(_Dequantize, self.weights, self.steps, self.zeros, 0)
-            return functional.conv2d(pixels, weights, self.bias, self._stride, self._padding)
         summed: Tensor = _apply(_ConvInteger, q, self.weights, self.zero, self.zeros, (self._stride, self._padding))
         return (summed + self.bias).to(torch.float32) * self.steps
 
@@ -215,18 +204,6 @@ class _Quantize(torch.autograd.Function):
     @staticmethod
     def symbolic(g: Any, x: Any, scale: Any, zero: Any) -> Any:
         return g.op("QuantizeLinear", x, scale, zero).setType(x.type().with_dtype(torch.uint8))
-
-
-class _Dequantize(torch.autograd.Function):
-    @staticmethod
-    def forward(_: Any, q: Tensor, scale: Tensor, zero: Tensor, axis: int | None) -> Tensor:
-        shape = (-1, 1, 1, 1) if axis == 0 else ()
-        return (q.float() - zero.float().view(shape)) * scale.view(shape)
-
-    @staticmethod
-    def symbolic(g: Any, q: Any, scale: Any, zero: Any, axis: int | None) -> Any:
-        attributes = {} if axis is None else {"axis_i": axis}
-        return g.op("DequantizeLinear", q, scale, zero, **attributes).setType(q.type().with_dtype(torch.float32))
 
 
 class _ConvInteger(torch.autograd.Function):

@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from trainer.device import Place
+from trainer.distill import Distillation
 from trainer.ema import Ema
 from trainer.errors import TrainerError
 from trainer.hyp import Hyp
@@ -38,6 +39,7 @@ class Run:
     optimizer: Optimizer
     schedule: Schedule
     loss: Loss
+    distillation: Distillation | None
     sparsifier: Sparsifier | None
     progress: Progress
     ema: Ema
@@ -99,6 +101,9 @@ class Run:
         with nullcontext() if plain else torch.autocast(device.type, dtype=self.place.dtype):
             raw = self.wrapped(shares)
         loss, parts = self.loss(raw, targets.to(device))
+        if self.distillation is not None:
+            taught, more = self.distillation(shares, raw)
+            loss, parts = loss + taught, parts + more
         if not math.isfinite(float(loss.detach())):
             raise TrainerError(
                 f"epoch {epoch}: the loss is {float(loss.detach())}; the last good epoch is in weights/last.pt. "

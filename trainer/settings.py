@@ -20,7 +20,12 @@ class TrainSettings(BaseModel):
     cfg: str = Field(
         "", description="yolov5n, s, m, l or x, with -hardswish for that activation. Empty: as the weights."
     )
-    weights: Path | None = Field(None, description="Checkpoint to start from. Empty: random weights.")
+    weights: Path | None = Field(
+        None, description="Checkpoint, or ONNX export of ours, to start from. Empty: random weights."
+    )
+    teacher: Path | None = Field(
+        None, description="A trained network whose answers are learnt beside the truth. Empty: none."
+    )
     recipe: str = Field("", description="A recipe's name or file. Empty: a dense training.")
     recipe_args: dict[str, float | int | str] = Field({}, description="Values in place of the recipe's own.")
     hyp: Path | None = Field(None, description="YAML file of hyperparameters over the defaults.")

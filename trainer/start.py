@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from pydantic import ValidationError
-from torch import nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from trainer import anchors
@@ -19,14 +19,16 @@ from trainer.data.config import DataConfig, digest, read_data
 from trainer.data.dataset import TrainSet, ValSet
 from trainer.data.pictures import CACHE_BYTES, Pictures, open_pictures
 from trainer.device import Place, find_place
+from trainer.distill import Distillation
 from trainer.ema import Ema
 from trainer.errors import CheckpointError
 from trainer.folder import RunFolder, find_folder, new_folder
+from trainer.from_onnx import unfold
 from trainer.hyp import Hyp, read_hyp
 from trainer.layers import Activation
 from trainer.loss import Loss
 from trainer.model import YoloV5
-from trainer.network import head_of, set_anchors, start_network
+from trainer.network import head_of, load_checkpoint, set_anchors, start_network
 from trainer.optimizer import Schedule, accumulate, make_optimizer
 from trainer.outputs import Outputs
 from trainer.run import Run
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
     from trainer.sparsify import Sparsifier
 
 Say = Callable[[str], None]
+
+_UNFOLD_PICTURES = 128  # the moments of 57 layers: each sees millions of values by then
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,8 @@ def _prepare(begun: _Begun, place: Place, config: DataConfig, say: Say) -> Job:
     for number in range(settings.freeze):
         network.model[number].requires_grad_(False)
     train_set = TrainSet(train_pictures, hyp, settings.img, settings.seed)
+    if saved is None and source is not None and source.folded:
+        unfold(network, _first_batches(train_set, progress.batch_size, place))
     batches = math.ceil(math.ceil(len(train_set) / place.world) / progress.batch_size)
     run = _run(network, begun, progress, place, batches)
     facts = _facts(begun, config, activation, size)
@@ -130,6 +136,13 @@ def _suit_anchors(network: YoloV5, pictures: Pictures, hyp: Hyp, settings: Train
     if after > before:
         set_anchors(network, torch.from_numpy(made).float().view(*present.shape))
         say(f"anchors suited {before:.3f} of {len(sizes)} boxes, new ones {after:.3f}")
+
+
+def _first_batches(train_set: TrainSet, batch_size: int, place: Place) -> Iterator[Tensor]:
+    count = min(_UNFOLD_PICTURES, len(train_set))
+    for start in range(0, count, batch_size):
+        pictures = [train_set[index][0] for index in range(start, min(start + batch_size, count))]
+        yield torch.stack(pictures).to(place.device)
 
 
 def _box_sizes(pictures: Pictures, index: int) -> anchors.Sizes:
@@ -168,9 +181,14 @@ def _run(network: YoloV5, begun: _Begun, progress: Progress, place: Place, batch
         ema.network.load_state_dict(begun.saved.ema)
     scaler = torch.amp.GradScaler(place.device.type, enabled=place.dtype is torch.float16)
     schedule = Schedule(hyp, epochs, batches, progress.batch_size * place.world, cosine=not settings.linear_lr)
-    loss = Loss(head_of(network), hyp, classes_of(network), settings.img)
+    head = head_of(network)
+    loss = Loss(head, hyp, settings.img)
+    distillation = None
+    if settings.teacher is not None:
+        teacher = load_checkpoint(settings.teacher)
+        distillation = Distillation(teacher, head, hyp, settings.img, place)
     final = sparsifier.optimizer if sparsifier else optimizer
-    return Run(network, place, hyp, final, schedule, loss, sparsifier, progress, ema, scaler)
+    return Run(network, place, hyp, final, schedule, loss, distillation, sparsifier, progress, ema, scaler)
 
 
 def _sparsifier(
@@ -213,11 +231,3 @@ def _facts(begun: _Begun, config: DataConfig, activation: Activation, size: str)
         "train": settings.model_dump(mode="json"),
         "hyp": begun.hyp.model_dump(mode="json"),
     }
-
-
-def classes_of(network: YoloV5) -> int:
-    """Classes of a network's head."""
-    head = head_of(network)
-    first = head.m[0]
-    assert isinstance(first, nn.Conv2d)
-    return first.out_channels // head.anchors.shape[1] - 5

@@ -2,6 +2,7 @@
 
 An alert is one entry of the stream `sparsecam:alerts` (`v` = "1", `d` = the JSON) and one message of the pub/sub
 channel of the same name (the JSON alone). The stream comes first: whoever hears of an alert can also read it again.
+Which incidents are open is written with it (wire/open_incidents.py).
 `python -m wire.alerts > docs/alert.schema.json` writes the schema.
 """
 
@@ -22,11 +23,13 @@ from msgspec import Meta, Struct
 
 from wire.logs import redact
 from wire.messages import WireError
-from wire.streams import VERSION, Link, RedisAway, Script, id_order, last_id
+from wire.redis_link import Link, RedisAway
+from wire.streams import VERSION, Script, id_order, last_id
 
 log = structlog.get_logger()
 
 ALERTS = "sparsecam:alerts"
+OPEN_INCIDENTS = f"sparsecam:open:{{{ALERTS}}}"
 # How long an alert's id is remembered, so that a sink that died before it could say "done" does not send it again. What
 # it had not finished it takes up at its next start; that may be the next morning.
 ALERT_SEEN_TTL_S = 86_400
@@ -122,7 +125,10 @@ class Alert(Struct, frozen=True):
     objects: Annotated[list[Object], Meta(description="What raised it, the best first.")] = []
     detail: Annotated[
         dict[str, str | float],
-        Meta(description="Of the rule's kind: zone, line, direction, count, dwell_s, speed_kmh..."),
+        Meta(
+            description="Of the rule's kind: zone, line, direction, count, dwell_s, speed_kmh... `reason` where an "
+            "incident was closed before its end."
+        ),
     ] = {}
     suppressed: Annotated[
         int, Meta(ge=0, description="Incidents that the camera's budget kept back (system.suppressed).")
@@ -177,9 +183,12 @@ def from_json(text: bytes) -> Alert:
         raise WireError(f"not an alert of version 1: {error}") from error
 
 
-# As in PUBLISH_ONCE the mark comes last. Both keys carry the same hash tag: the stream's whole name.
+# As in PUBLISH_ONCE the mark comes last, and what may be done twice comes first. An incident is known by the alert that
+# opened it; where Redis lost that one, by the next. All keys carry the same hash tag: the stream's whole name.
 ALERT_ONCE = Script("""
 if redis.call('EXISTS', KEYS[2]) == 1 then return false end
+if ARGV[5] == 'closed' then redis.call('HDEL', KEYS[3], ARGV[6])
+else redis.call('HSETNX', KEYS[3], ARGV[6], ARGV[4]) end
 local id = redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[1], '*', 'v', ARGV[3], 'd', ARGV[4])
 redis.call('PUBLISH', KEYS[1], ARGV[4])
 redis.call('SET', KEYS[2], id, 'EX', ARGV[2])
@@ -193,8 +202,10 @@ def alert_once(alert: Alert, maxlen: int) -> tuple[Any, ...]:
     The reply is the entry's id, or nil for an alert that was there. The whole script goes along: alerts are few, and
     inside a transaction there is no second try for a server that does not know the script.
     """
-    seen = f"sparsecam:seen:{{{ALERTS}}}:{alert.id}"
-    return ("EVAL", ALERT_ONCE.source, 2, ALERTS, seen, maxlen, ALERT_SEEN_TTL_S, VERSION, to_json(alert))
+    keys = (ALERTS, f"sparsecam:seen:{{{ALERTS}}}:{alert.id}", OPEN_INCIDENTS)
+    incident = msgspec.json.encode([alert.camera, alert.incident])
+    stored = (maxlen, ALERT_SEEN_TTL_S, VERSION, to_json(alert), alert.event, incident)
+    return ("EVAL", ALERT_ONCE.source, len(keys), *keys, *stored)
 
 
 def follow_alerts(
@@ -218,9 +229,7 @@ def follow_alerts(
                     # A Redis that lost its newest entries counts on from an older one.
                     last = min(last, last_id(link, ALERTS), key=id_order)
                 wait = ("COUNT", FOLLOW_COUNT, "BLOCK", link.block_ms(FOLLOW_WAIT_S))
-                (reply,) = link.send(("XREAD", *wait, "STREAMS", ALERTS, last))
-                if isinstance(reply, redis.ResponseError):
-                    raise reply
+                reply = link.one("XREAD", *wait, "STREAMS", ALERTS, last)
             except (redis.RedisError, RedisAway, OSError) as error:
                 if link is not None:
                     log.warning("redis away", reason=redact(str(error)))

@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import msgspec
-import redis
 from msgspec import Struct
 
 from wire.messages import WireError, decode, decoder, encode
-from wire.streams import Link
+from wire.redis_link import Link
 
 DEPLOYMENT = "sparsecam:model"
 WORKERS = "sparsecam:model:workers"
@@ -198,7 +197,7 @@ def read_standing(link: Link) -> Standing:
 
     Raises redis.RedisError or OSError when the connection is lost, WireError for a deployment of another version.
     """
-    (at, raw, fields) = _sent(link, ("TIME",), ("GET", DEPLOYMENT), ("HGETALL", WORKERS))
+    (at, raw, fields) = link.ask(("TIME",), ("GET", DEPLOYMENT), ("HGETALL", WORKERS))
     reports = {}
     for payload in fields[1::2]:
         try:
@@ -212,7 +211,7 @@ def read_standing(link: Link) -> Standing:
 
 def replace(link: Link, standing: Standing, deployment: Deployment) -> bool:
     """Store a deployment in the place of the one that was read; False when somebody was quicker."""
-    (done,) = _sent(link, ("EVAL", _REPLACE, 1, DEPLOYMENT, standing.raw, encode(deployment)))
+    (done,) = link.ask(("EVAL", _REPLACE, 1, DEPLOYMENT, standing.raw, encode(deployment)))
     return bool(done)
 
 
@@ -222,17 +221,9 @@ def report(link: Link, mine: WorkerReport, standing: Standing) -> None:
     commands: list[tuple[Any, ...]] = [("HSET", WORKERS, mine.worker, encode(mine))]
     if old:
         commands.append(("HDEL", WORKERS, *old))
-    _sent(link, *commands)
+    link.ask(*commands)
 
 
 def leave(link: Link, worker: str) -> None:
     """A worker stops in good order, and is not to be taken for dead."""
-    _sent(link, ("HDEL", WORKERS, worker))
-
-
-def _sent(link: Link, *commands: tuple[Any, ...]) -> list[Any]:
-    replies = link.send(*commands)
-    for reply in replies:
-        if isinstance(reply, redis.ResponseError):
-            raise reply
-    return replies
+    link.ask(("HDEL", WORKERS, worker))

@@ -19,7 +19,8 @@ from msgspec import Struct
 from wire.jobs import ENDED, GROUP, JOBS_KEY, KEEP_S, Job, LogLine, State, job_key, log_key, read_job
 from wire.logs import redact
 from wire.messages import WireError, encode
-from wire.streams import VERSION, Link, RedisAway
+from wire.redis_link import Link, RedisAway
+from wire.streams import VERSION
 
 log = structlog.get_logger()
 

@@ -22,7 +22,8 @@ import redis
 from msgspec import Struct
 
 from wire.messages import WireError, decode, decoder, encode
-from wire.streams import VERSION, Link
+from wire.redis_link import Link
+from wire.streams import VERSION
 
 JOBS_KEY = "sparsecam:jobs"
 GROUP = "trainers"
@@ -142,20 +143,20 @@ def submit(link: Link, job: Job) -> None:
     except (OverflowError, UnicodeEncodeError, TypeError) as error:
         raise WireError(f"job {job.id}: {error}") from error
     read_job(payload)
-    if not _sent(link, "EVAL", _SUBMIT, 1, job_key(job.id), payload):
+    if not link.one("EVAL", _SUBMIT, 1, job_key(job.id), payload):
         raise WireError(f"job {job.id}: there is one of this id already")
     # The hash comes first: a trainer that sees the entry finds it.
-    _sent(link, "XADD", JOBS_KEY, "MAXLEN", "~", JOBS_MAXLEN, "*", "v", VERSION, "d", payload)
+    link.one("XADD", JOBS_KEY, "MAXLEN", "~", JOBS_MAXLEN, "*", "v", VERSION, "d", payload)
 
 
 def status(link: Link, job_id: str) -> JobStatus | None:
     """How a job is doing; None where there is none. Raises WireError for rubbish, redis.RedisError."""
-    return status_of(job_id, _sent(link, "HGETALL", job_key(job_id)))
+    return status_of(job_id, link.one("HGETALL", job_key(job_id)))
 
 
 def statuses(link: Link, newest: int) -> list[JobStatus]:
     """The newest jobs, the oldest of them first; those that were forgotten or cannot be read are left out."""
-    return _statuses(link, reversed(_sent(link, "XREVRANGE", JOBS_KEY, "+", "-", "COUNT", newest)))
+    return _statuses(link, reversed(link.one("XREVRANGE", JOBS_KEY, "+", "-", "COUNT", newest)))
 
 
 def waiting(link: Link, most: int) -> int:
@@ -163,7 +164,7 @@ def waiting(link: Link, most: int) -> int:
     (reply,) = link.send(("XINFO", "GROUPS", JOBS_KEY))
     groups = [] if isinstance(reply, redis.ResponseError) else reply  # no stream yet
     given = {one[1]: one[one.index(b"last-delivered-id") + 1] for one in groups}.get(GROUP.encode(), b"0-0")
-    entries = _sent(link, "XRANGE", JOBS_KEY, f"({given.decode()}", "+", "COUNT", most)
+    entries = link.one("XRANGE", JOBS_KEY, f"({given.decode()}", "+", "COUNT", most)
     return sum(one.state == "queued" for one in _statuses(link, entries))
 
 
@@ -181,14 +182,14 @@ def _statuses(link: Link, entries: Iterable[tuple[bytes, list[bytes]]]) -> list[
 
 def cancel(link: Link, job_id: str) -> State | None:
     """Stop a job, or ask its trainer to; returns its state after that, `running` until its trainer has heard of it."""
-    state = _sent(link, "EVAL", _CANCEL, 1, job_key(job_id), KEEP_S)
+    state = link.one("EVAL", _CANCEL, 1, job_key(job_id), KEEP_S)
     return state.decode() if state else None
 
 
 def log_lines(link: Link, job_id: str, after: str = "0-0") -> Iterator[LogLine]:
     """The lines that the log holds now, behind the entry `after`; raises redis.RedisError."""
     while True:
-        page = _sent(link, "XRANGE", log_key(job_id), f"({after}", "+", "COUNT", PAGE)
+        page = link.one("XRANGE", log_key(job_id), f"({after}", "+", "COUNT", PAGE)
         for id_, fields in page:
             values = dict(zip(fields[::2], fields[1::2], strict=False))
             after = id_.decode()
@@ -218,10 +219,3 @@ def status_of(job_id: str, reply: list[bytes]) -> JobStatus | None:
         return msgspec.convert(said, JobStatus, strict=False)
     except msgspec.ValidationError as error:
         raise WireError(f"status of job {job_id}: {error}") from error
-
-
-def _sent(link: Link, *command: Any) -> Any:
-    (reply,) = link.send(command)
-    if isinstance(reply, redis.ResponseError):
-        raise reply
-    return reply

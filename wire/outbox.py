@@ -16,7 +16,8 @@ import structlog
 
 from wire.logs import redact
 from wire.messages import DetectionRecord
-from wire.streams import PUBLISH_ONCE, Link, RedisAway, RedisUrlError, publish_once
+from wire.redis_link import Link, RedisAway, RedisUrlError
+from wire.streams import PUBLISH_ONCE, publish_once
 
 log = structlog.get_logger()
 

@@ -1,4 +1,4 @@
-"""Redis streams: the connection, the names of the keys, publish-once, and the reader of detections.
+"""Redis streams: the names of the keys, publish-once, and the reader of detections.
 
 Keys (`{camera}` stands in braces literally: the hash tag that keeps a camera's keys on one node of a Redis Cluster):
 
@@ -8,6 +8,9 @@ Keys (`{camera}` stands in braces literally: the hash tag that keeps a camera's 
 - `sparsecam:lease:{camera}`  which sink works on the camera (sink/leases.py)
 - `sparsecam:camera:{camera}`  hash, how the camera is doing (wire/cameras.py)
 - `sparsecam:alerts`  stream and pub/sub channel of alerts (wire/alerts.py)
+- `sparsecam:open:{sparsecam:alerts}`  hash, which incidents are open (wire/open_incidents.py)
+- `sparsecam:watched`  hash, which rules the sinks run on which cameras (sink/watchers.py)
+- `sparsecam:sensors:<output>`  set, what an MQTT output has told Home Assistant of (sink/outputs/sensors.py)
 - `sparsecam:deadletters:<output>`  stream of the alerts that an output gave up (sink/outputs/deadletters.py)
 - `sparsecam:outputs:owner`  which process runs the outputs (sink/outputs/lease.py)
 - `sparsecam:jobs`, `sparsecam:job:*`  training jobs (wire/jobs.py)
@@ -20,93 +23,27 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Protocol, cast
-from urllib.parse import parse_qsl, urlsplit
+from typing import Any
 
 import redis
 import structlog
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
-from wire.logs import redact
 from wire.messages import DetectionRecord, WireError, decode, decoder, encode
-from wire.settings import RedisSettings
+from wire.redis_link import Link
 
 log = structlog.get_logger()
 
 VERSION = b"1"  # of the entries' form; a reader skips what it does not know
-
-# A connection idle for longer is tried with a PING first, so that one that a firewall forgot is noticed before its use.
-HEALTH_CHECK_S = 30
-# What redis.url may say after the `?`. Other options of redis-py (decode_responses, timeouts) would break this code.
-URL_OPTIONS = ("db", "username", "password", "ssl_")
 
 # 2^20 frames a bitmap: 128 KiB, and nearly ten hours of a camera at 30 frames a second.
 SEEN_BLOCK_BITS = 20
 # A frame is sent again within seconds (a lost connection) or minutes (Redis away, the outbox full); an hour is ample,
 # and a session that has ended leaves nothing behind after it.
 SEEN_TTL_S = 3600
+# A camera that left the configuration leaves no detections behind for longer; one that is off for a holiday goes on.
+DETECTIONS_TTL_S = 30 * 86_400
 # More frames than a camera delivers in a million years at 60 a second: a larger number is not a frame's.
 MAX_SEQ = 2**48
-
-
-class RedisUrlError(ValueError):
-    """redis.url cannot be used as it is written."""
-
-
-class RedisAway(ConnectionError):
-    """Redis does not answer, or does not let us in. The message never holds a password."""
-
-
-def connect(settings: RedisSettings, default_url: str = "") -> redis.Redis:
-    """A client that has just been answered by its server.
-
-    `default_url` (the embedded Valkey) is used when `settings.url` is empty. Commands are not retried by redis-py:
-    whoever sends them knows whether they may be sent twice. Raises RedisUrlError or RedisAway.
-    """
-    url = settings.url or default_url
-    _check_url(url)
-    try:
-        client = redis.Redis.from_url(
-            url,
-            protocol=2,  # one form of reply for all versions of redis-py and of the server
-            socket_timeout=settings.timeout_s,
-            socket_connect_timeout=settings.timeout_s,
-            health_check_interval=HEALTH_CHECK_S,
-            retry=Retry(NoBackoff(), 0),
-        )
-    except (ValueError, TypeError):
-        # The library's message may quote the very part of the URL that holds the password.
-        raise RedisUrlError(_bad_url(url, "its host, port or options cannot be understood")) from None
-    try:
-        client.ping()
-    except redis.AuthenticationError as error:
-        client.close()
-        raise RedisAway(
-            f"{redact(url)} refused the user name or password of redis.url ({redact(str(error))})"
-        ) from None
-    except (redis.RedisError, OSError) as error:
-        client.close()
-        raise RedisAway(f"{redact(url)} does not answer: {redact(str(error))}") from None
-    return client
-
-
-def _check_url(url: str) -> None:
-    if not url:
-        raise RedisUrlError("redis.url is empty and there is no embedded Valkey: set redis.url")
-    if not url.startswith(("redis://", "rediss://", "unix://")):
-        raise RedisUrlError(_bad_url(url, "it begins otherwise"))
-    try:
-        names = [name for name, _ in parse_qsl(urlsplit(url).query)]
-    except ValueError:
-        raise RedisUrlError(_bad_url(url, "it is not a URL")) from None
-    for name in names:
-        if not name.startswith(URL_OPTIONS):
-            raise RedisUrlError(_bad_url(url, f"the option {name!r} is none of {', '.join(URL_OPTIONS)}*"))
-
-
-def _bad_url(url: str, what: str) -> str:
-    return f"redis.url {redact(url)!r}: {what}; expected redis://, rediss:// or unix:// [user:password@]host:port/db"
 
 
 @lru_cache(maxsize=4096)
@@ -141,8 +78,13 @@ def seen_bit(camera: str, session: str, seq: int) -> tuple[str, int]:
     return f"sparsecam:seen:{{{_tag(camera)}}}:{session}:{block}", bit
 
 
+def is_camera_name(text: str) -> bool:
+    """Whether a camera can be called so."""
+    return bool(text) and "{" not in text and "}" not in text
+
+
 def _tag(camera: str) -> str:
-    if not camera or "{" in camera or "}" in camera:
+    if not is_camera_name(camera):
         raise WireError(f"camera name {camera!r}: expected at least one character, and no braces")
     return camera
 
@@ -166,6 +108,7 @@ if redis.call('GETBIT', KEYS[2], ARGV[1]) == 1 then return false end
 local id = redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[2], '*', 'v', ARGV[4], 'd', ARGV[5])
 redis.call('SETBIT', KEYS[2], ARGV[1], 1)
 if redis.call('TTL', KEYS[2]) < ARGV[3] / 2 then redis.call('EXPIRE', KEYS[2], ARGV[3]) end
+if redis.call('TTL', KEYS[1]) < ARGV[6] / 2 then redis.call('EXPIRE', KEYS[1], ARGV[6]) end
 return id
 """)
 
@@ -182,55 +125,8 @@ def publish_once(record: DetectionRecord, maxlen: int) -> tuple[Any, ...]:
     except (OverflowError, UnicodeEncodeError) as error:
         raise WireError(f"frame {record.seq} of camera {record.camera}: {error}") from error
     stream = detections_key(record.camera)
-    return ("EVALSHA", PUBLISH_ONCE.sha, 2, stream, seen, bit, maxlen, SEEN_TTL_S, VERSION, payload)
-
-
-class _Connection(Protocol):
-    """What Link uses of redis-py's connection, which has no types for it."""
-
-    def pack_commands(self, commands: Iterable[tuple[Any, ...]]) -> Any: ...
-    def send_packed_command(self, command: Any) -> None: ...
-    def read_response(self) -> Any: ...
-    def disconnect(self) -> None: ...
-
-
-class Link:
-    """One connection, for raw commands: a single one costs 40 µs of CPU here, and 90 through a redis-py pipeline."""
-
-    def __init__(self, client: redis.Redis) -> None:
-        self._client = redis.Redis(connection_pool=client.connection_pool, single_connection_client=True)
-        self._connection = cast(_Connection, self._client.connection)
-        # A blocking read must be over before the socket's time limit is.
-        self._longest_wait_s = client.connection_pool.connection_kwargs.get("socket_timeout", 1.0) / 2
-
-    def block_ms(self, wait_s: float) -> int:
-        """The BLOCK of a reading command that shall wait about `wait_s`: never 0, which would wait for ever."""
-        return max(1, int(min(wait_s, self._longest_wait_s) * 1000))
-
-    def send(self, *commands: tuple[Any, ...]) -> list[Any]:
-        """Send all commands in one write and return the raw replies; a refused command's reply is its ResponseError.
-
-        Raises redis.RedisError or OSError when the connection is lost; then nobody knows which commands were done.
-        """
-        connection = self._connection
-        try:
-            connection.send_packed_command(connection.pack_commands(commands))
-            return [self._reply() for _ in commands]
-        except BaseException:
-            # Replies that are still on their way would answer the next commands.
-            connection.disconnect()
-            raise
-
-    def _reply(self) -> Any:
-        try:
-            return self._connection.read_response()
-        except redis.ResponseError as error:
-            return error
-
-    def close(self) -> None:
-        """Close the connection."""
-        self._connection.disconnect()
-        self._client.close()
+    stored = (bit, maxlen, SEEN_TTL_S, VERSION, payload, DETECTIONS_TTL_S)
+    return ("EVALSHA", PUBLISH_ONCE.sha, 2, stream, seen, *stored)
 
 
 @dataclass(frozen=True, slots=True)

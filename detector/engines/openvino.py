@@ -2,33 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from detector.engines import Array
+from detector.engines.imports import hidden
 from detector.errors import EngineRefused
 from detector.prepare.integer_convs import for_openvino
 
-
-@contextlib.contextmanager
-def _no_telemetry() -> Iterator[None]:
-    """Hide the package that reports to OpenVINO's makers, as its mere import does; it then uses its own empty stub."""
-    name = "openvino_telemetry"
-    kept = sys.modules.get(name)
-    sys.modules[name] = None  # type: ignore[assignment]  # None: an import of that name fails, by the language's rules
-    try:
-        yield
-    finally:
-        del sys.modules[name]
-        if kept is not None:
-            sys.modules[name] = kept
-
-
-with _no_telemetry():
+# The mere import of that package reports to OpenVINO's makers; without it OpenVINO uses an empty stub of its own.
+with hidden("openvino_telemetry"):
     import openvino
 
 

@@ -22,7 +22,7 @@ _CLIP_INPUTS = 11  # opset from which Clip has its bounds as inputs
 
 
 @dataclass(frozen=True)
-class _HardSwish:
+class HardSwish:
     """One found in a graph: what it reads and the node that makes its result."""
 
     x: str
@@ -36,7 +36,7 @@ def rewrite_hard_swish(graph: Graph, form: HardSwishForm) -> str:
         return ""
     counts: dict[str, int] = {}
     for node in graph.nodes:
-        found = _find(graph, node)
+        found = find_hard_swish(graph, node)
         if found is None or found.form == form:
             continue
         new = _add_clip_mul_div(graph, found) if form == "add-clip-mul-div" else _hard_sigmoid_mul(graph, found)
@@ -48,10 +48,10 @@ def rewrite_hard_swish(graph: Graph, form: HardSwishForm) -> str:
     return "; ".join(f"{count} times {old} to {form}" for old, count in counts.items())
 
 
-def _find(graph: Graph, node: NodeProto) -> _HardSwish | None:
+def find_hard_swish(graph: Graph, node: NodeProto) -> HardSwish | None:
     """The hard-swish that this node ends, if it ends one."""
     if node.op_type == "HardSwish":
-        return _HardSwish(node.input[0], node, "hardswish")
+        return HardSwish(node.input[0], node, "hardswish")
     if node.op_type == "Div" and graph.scalar(node.input[1]) == 6:
         return _found(graph, graph.producer(node.input[0], "Mul"), node, gate_divided=False)
     if node.op_type == "Mul":
@@ -59,18 +59,18 @@ def _find(graph: Graph, node: NodeProto) -> _HardSwish | None:
     return None
 
 
-def _found(graph: Graph, product: NodeProto | None, last: NodeProto, *, gate_divided: bool) -> _HardSwish | None:
+def _found(graph: Graph, product: NodeProto | None, last: NodeProto, *, gate_divided: bool) -> HardSwish | None:
     """x * gate where the gate is made from the same x."""
     if product is None:
         return None
     for x, gate in (product.input, list(product.input)[::-1]):
         if not gate_divided and _gate(graph, gate) == x:
-            return _HardSwish(x, last, "add-clip-mul-div")
+            return HardSwish(x, last, "add-clip-mul-div")
         if gate_divided and _hard_sigmoid(graph, gate) == x:
-            return _HardSwish(x, last, "hardsigmoid-mul")
+            return HardSwish(x, last, "hardsigmoid-mul")
         divided = graph.producer(gate, "Div")
         if gate_divided and divided and graph.scalar(divided.input[1]) == 6 and _gate(graph, divided.input[0]) == x:
-            return _HardSwish(x, last, "add-clip-div-mul")
+            return HardSwish(x, last, "add-clip-div-mul")
     return None
 
 
@@ -97,7 +97,7 @@ def _hard_sigmoid(graph: Graph, tensor: str) -> str | None:
     return str(node.input[0]) if np.float32(alpha) == np.float32(1 / 6) and beta == 0.5 else None
 
 
-def _add_clip_mul_div(graph: Graph, found: _HardSwish) -> list[NodeProto]:
+def _add_clip_mul_div(graph: Graph, found: HardSwish) -> list[NodeProto]:
     result = found.last.output[0]
     three, zero, six = (graph.add_constant(np.array(value, np.float32), f"{result}_{value}") for value in (3, 0, 6))
     moved, clipped, product = (graph.fresh(f"{result}_{name}") for name in ("add", "clip", "mul"))
@@ -109,7 +109,7 @@ def _add_clip_mul_div(graph: Graph, found: _HardSwish) -> list[NodeProto]:
     ]
 
 
-def _hard_sigmoid_mul(graph: Graph, found: _HardSwish) -> list[NodeProto]:
+def _hard_sigmoid_mul(graph: Graph, found: HardSwish) -> list[NodeProto]:
     result = found.last.output[0]
     gate = graph.fresh(f"{result}_gate")
     return [

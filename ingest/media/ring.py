@@ -118,13 +118,14 @@ class Segment:
             return  # a reader that was given up has woken
         size = packet.size + OVERHEAD_BYTES
         kept = Kept(packet, captured_ns)
+        group = self._group  # `end` comes from another thread
         if packet.is_keyframe:
             self._group = self._ring.begin_group(self, kept, size)
-        elif self._group is None:
+        elif group is None:
             return  # of no use without its keyframe
         else:
-            self._group.packets.append(kept)
-            self._group.bytes += size
+            group.packets.append(kept)
+            group.bytes += size
         ring = self._ring
         ring.bytes += size
         if ring.bytes > ring.max_bytes and not ring.shorten():
@@ -133,6 +134,8 @@ class Segment:
     def end(self) -> None:
         """No more will come; harmless to repeat."""
         self.ended = True
+        # A circle of the two would keep the packets, and their reader's megabytes, until Python looks for circles.
+        self._group = None
 
 
 class PacketRing:

@@ -24,7 +24,7 @@ from services.config import Config, load
 from services.process import LogOptions, report_path
 from services.supervisor import Supervisor
 from services.workers import worker_count
-from wire.streams import connect
+from wire.redis_link import connect
 
 STARTING_S = 120.0  # trying and compiling a large model on a slow machine
 FIRST_FRAMES = 10  # of each camera, before the warm-up begins: caches and allocators have seen them

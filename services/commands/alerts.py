@@ -15,7 +15,7 @@ from services.config import Config
 from services.process import catch_signals
 from wire.alerts import ALERTS, Alert, follow_alerts
 from wire.logs import setup_logs
-from wire.streams import RedisAway, connect
+from wire.redis_link import RedisAway, connect
 
 LOWEST_ID = "0-0"
 # More alerts than fit into a millisecond; the second half of a Redis stream id has 64 bits.

@@ -6,13 +6,12 @@ import json
 from datetime import datetime, timezone
 from typing import Any
 
-import redis
 import typer
 
 from services.config import Config
 from services.config_errors import nearest
 from wire.arming import Pair, arm, disarm, disarmed_of, read_disarmed
-from wire.streams import Link, connect
+from wire.redis_link import Link, connect
 
 
 class ArmingError(ValueError):
@@ -63,10 +62,6 @@ def pairs(config: Config, camera: str | None, rule: str | None) -> list[Pair]:
 def _ask(config: Config, *commands: tuple[Any, ...]) -> list[Any]:
     link = Link(connect(config.redis, config.redis_url))
     try:
-        replies = link.send(*commands)
+        return link.ask(*commands)
     finally:
         link.close()
-    for reply in replies:
-        if isinstance(reply, redis.ResponseError):
-            raise reply
-    return replies

@@ -9,7 +9,7 @@ import redis
 
 from services.config import Config
 from wire.logs import redact
-from wire.streams import Link, RedisAway, connect
+from wire.redis_link import Link, RedisAway, connect
 
 
 @contextmanager

@@ -15,9 +15,10 @@ from services.config_errors import nearest
 from services.outputs import build
 from sink.outputs.deadletters import DeadLetter, count_deadletters, deadletters, drop_deadletters
 from sink.outputs.delivery import DeliveryError, Unreachable
-from sink.outputs.settings import MqttSettings, OutputSettings
+from sink.outputs.settings import OutputSettings
 from wire.logs import redact
-from wire.streams import Link, id_order
+from wire.redis_link import Link
+from wire.streams import id_order
 
 
 class DeadLettersError(ValueError):
@@ -40,12 +41,9 @@ def replay(config: Config, output: str, ids: list[str]) -> int:
     Each is removed when the receiver has it, so what is interrupted can be begun again.
     """
     settings = _settings(config, output)
-    if isinstance(settings, MqttSettings):
-        # The sensors show what is; an old alert says what was.
-        settings = settings.model_copy(update={"discovery": False})
     delivered = failed = 0
     with connected(config) as link:
-        target = build(output, settings, config)
+        target = build(output, settings)  # no sensors: they show what is, and an old alert says what was
         try:
             for letter in _chosen(link, output, ids):
                 try:

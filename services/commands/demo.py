@@ -29,17 +29,20 @@ from services.workers import worker_count
 from wire.alerts import Alert, follow_alerts
 from wire.health import HealthError, read_health
 from wire.logs import redact, setup_logs
-from wire.streams import connect
+from wire.redis_link import connect
 
 # The street that the simulated cameras show; the seeds differ, and with them what happens.
 SIMULATED = {"street-1": "sim://street?seed=1", "street-2": "sim://street?seed=2"}
 WITHOUT_MODEL_S = 10.0  # long enough to see both cameras stream, short enough to wait for
 DRAIN_S = 10.0  # a file's frames on their way when the time is up: 16 of them at a slow two a second
-STARTING_S = 120.0  # what trying and compiling a large model on a slow machine may take before the first frame
+STARTING_S = 300.0  # what trying and compiling a large model on a slow machine may take before the first frame
+TELL_S = 15.0  # a silence that makes people think of Ctrl-C
 STOP_S = 10.0  # nobody waits for a container here, and a summary of processes that ended by themselves is better
 ALERTS_S = 3.0  # for the last detections to become alerts, and those to be read
 # Easy to set off, so that a newcomer sees alerts; three frames of five keep single false boxes out.
 RULE: dict[str, Any] = {"min_score": 0.4, "confirm_frames": 3, "window_frames": 5, "cooldown_s": 5}
+
+_ENDING = ("file", "images")  # kinds of sources that are read once, each frame exactly once
 
 NO_MODEL = """\
 No model was given{besides}, so nothing can be detected: for {seconds:g} s the cameras
@@ -112,6 +115,11 @@ def _with_model(options: Options) -> tuple[Options, list[str]]:
             raise DemoError(f"the model {options.model} is not there; MODEL= wants the path of an ONNX file, or a name")
         return replace(options, model=str(path)), []
     if not is_street(options.source):
+        if options.source and parse(options.source).kind in _ENDING:
+            raise DemoError(
+                "a file waits until a detector takes its frames, and no model was given; expected one, such as "
+                "MODEL=model.onnx or --model NAME (`sparsecam models list` has the names)"
+            )
         return options, []
     entry, problems = street_model()
     for problem in problems:
@@ -130,7 +138,7 @@ def demo_config(options: Options, folder: Path, street: list[str], *, loops: boo
     cameras: dict[str, Any] = {}
     for name, text in sources.items():
         source = parse(text)
-        ends = source.kind in ("file", "images")
+        ends = source.kind in _ENDING
         cameras[name] = {
             # Relative paths are meant from where the command was given; the processes run there too, but this is clear.
             "source": str(Path(text).expanduser().resolve()) if ends and "://" not in text else text,
@@ -144,6 +152,9 @@ def demo_config(options: Options, folder: Path, street: list[str], *, loops: boo
         "cameras": cameras,
         "detector": detector,
         "rules": {"anything": RULE},
+        # While a model is tried for the first time no detector answers, and here that is nothing to tell of. On a slow
+        # machine compiling leaves the cameras little: a minute until their first frame is no camera down either.
+        "incidents": {"system": {"detector_slow_s": STARTING_S, "camera_down_s": 60}},
         "metrics": {f"{role}_port": 0 for role in ("broker", "ingest", "sink", "detector")},
         **street_rules(sources, street, RULE["min_score"]),
     }
@@ -154,7 +165,7 @@ def _announce(options: Options, config: Config) -> None:
     typer.echo(f"source  {shown}", err=True)
     if options.model:
         typer.echo(f"model   {options.model} on {worker_count(config)} workers", err=True)
-        typer.echo("the first start tries the model on each engine (some 20 s); the verdict is kept", err=True)
+        typer.echo("the first start tries the model on each engine (20 s to 2 minutes); the verdict is kept", err=True)
         typer.echo("alerts follow; Ctrl-C ends with a summary\n", err=True)
 
 
@@ -170,6 +181,7 @@ class _Run:
         self._detail: dict[str, Any] = {}
         self._begun_s = time.monotonic()
         self._first_s = self._last_s = 0.0
+        self._tell_at_s = self._begun_s + TELL_S
         self._counted = 0
         self._alerts: Counter[str] = Counter()
         self._alerts_read = threading.Event()
@@ -179,6 +191,7 @@ class _Run:
 
         def look() -> None:
             self._look()
+            self._tell_of_waiting()
             if self._detail.get("finished") or (seconds and self._is_over(seconds)):
                 stop.set()
 
@@ -204,9 +217,20 @@ class _Run:
         now_s = time.monotonic()
         if self._first_s:
             return now_s - self._first_s >= seconds
+        return now_s - self._begun_s >= (seconds if self._no_camera_works() else seconds + STARTING_S)
+
+    def _no_camera_works(self) -> bool:
         cameras = self._detail.get("cameras", {}).values()
-        hopeless = bool(cameras) and all(camera.get("error") for camera in cameras)
-        return now_s - self._begun_s >= (seconds if hopeless else seconds + STARTING_S)
+        return bool(cameras) and all(camera.get("error") for camera in cameras)
+
+    def _tell_of_waiting(self) -> None:
+        """A first start is silent for as long as engines compile."""
+        now_s = time.monotonic()
+        if self._first_s or not self._workers or now_s < self._tell_at_s or self._no_camera_works():
+            return
+        self._tell_at_s = now_s + TELL_S
+        waited_s = now_s - self._begun_s
+        typer.echo(f"        {waited_s:.0f} s: the model is being tried or compiled, no frame detected yet", err=True)
 
     def _look(self) -> None:
         """Note what ingest says, and when frames were counted first and last."""

@@ -30,7 +30,7 @@ from wire.deployment import (
     read_standing,
     replace,
 )
-from wire.streams import Link
+from wire.redis_link import Link
 
 POLL_S = 0.25
 SILENCE_S = 10.0  # without any worker: a dead one's supervisor has started another by then

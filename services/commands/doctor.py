@@ -27,7 +27,7 @@ from services.workers import worker_count
 from trainer.errors import RegistryError
 from wire.curve import LinkError
 from wire.logs import redact
-from wire.streams import RedisAway, RedisUrlError, connect
+from wire.redis_link import RedisAway, RedisUrlError, connect
 from wire.valkey import EmbeddedValkey, ValkeyError
 
 State = Literal["ok", "note", "warning", "broken"]

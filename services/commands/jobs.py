@@ -15,7 +15,7 @@ from services.config import Config
 from services.jobs.arguments import JobError, PublishArguments, TrainArguments, checked
 from wire import jobs
 from wire.jobs import ENDED, Job, JobStatus, LogLine
-from wire.streams import Link
+from wire.redis_link import Link
 
 MOST_WAITING = 100  # a queue of weeks already; far below what the stream holds (JOBS_MAXLEN), so that none is cut off
 POLL_S = 0.5  # of --follow and cancel

@@ -20,7 +20,8 @@ from services.process import catch_signals
 from wire.logs import redact
 from wire.messages import DetectionRecord, WireError, decode, decoder
 from wire.recording import Recorded, RecordingWriter
-from wire.streams import VERSION, Link, RedisAway, connect, detections_key, id_order, last_id
+from wire.redis_link import Link, RedisAway, connect
+from wire.streams import VERSION, detections_key, id_order, last_id
 
 log = structlog.get_logger()
 
@@ -113,10 +114,7 @@ class Follower:
 
 def _read(link: Link, last: dict[bytes, bytes]) -> Sequence[Any]:
     wait = ("COUNT", READ_COUNT, "BLOCK", link.block_ms(WAIT_S))
-    (reply,) = link.send(("XREAD", *wait, "STREAMS", *last, *last.values()))
-    if isinstance(reply, redis.ResponseError):
-        raise reply
-    return reply or ()
+    return link.one("XREAD", *wait, "STREAMS", *last, *last.values()) or ()
 
 
 def record(config: Config, job: Job, *, as_json: bool) -> int:

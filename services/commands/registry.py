@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
 from rich.markdown import Markdown
 from rich.table import Table
 
-from services.admission import Candidate, Outcome, admit
 from services.config import Config
 from services.model_names import registry_folders
 from services.process import stdout_to_stderr
 from trainer.card_text import card_markdown
 from trainer.gate import GateSettings
 from trainer.registry import Entry, entries, find, remove
+
+if TYPE_CHECKING:
+    from services.admission import Candidate, Outcome
 
 
 def list_models(config: Config, *, as_json: bool) -> int:
@@ -48,6 +51,8 @@ def add_model(
     config: Config, candidate: Candidate, name: str, *, max_map_drop: float | None, replace: bool, as_json: bool
 ) -> int:
     """Measure and enter a model; 1 when the gate refuses it."""
+    from services.admission import admit  # engines and their friends: half of what a listing would take
+
     given = {} if max_map_drop is None else {"max_map_drop": max_map_drop}
     limits = GateSettings.model_validate({**config.registry.gate.model_dump(), **given})
     console = Console(stderr=True)

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from services.model_names import model_file
 from services.training import MissingExtra, network_postprocess
 
 try:
@@ -133,6 +134,9 @@ def _prepare(asked: dict[str, Any], recipe_args: str, batch_size: int | None, re
     except ValueError as error:
         raise TrainerError(f'--recipe-args is no JSON: {error}; expected such as {{"num_epochs": 20}}') from error
     batch = {} if batch_size is None else {"batch_size": batch_size}
+    for key in ("weights", "teacher"):
+        if asked[key] is not None:
+            asked = {**asked, key: model_file(asked[key])}
     try:
         settings = TrainSettings.model_validate({**asked, **batch, "recipe_args": values})
     except ValidationError as error:

@@ -34,6 +34,7 @@ class TrainArguments(BaseModel):
     data: File
     cfg: Word | None = None
     weights: File | None = None
+    teacher: File | None = None
     recipe: File | None = None
     # Numbers only: text would be put into the recipe, whose language can evaluate it.
     recipe_args: Annotated[dict[Word, int | float], Field(max_length=50)] | None = None
@@ -103,14 +104,15 @@ def train_words(job: Job, settings: TrainerSettings) -> tuple[TrainArguments, li
     if words.recipe_args and words.recipe is None:
         raise JobError("recipe_args: given without a recipe; expected both or neither")
     data_dir, runs = _data_dir(settings), settings.runs
-    found = {"data": below(words.data, (data_dir,), "data")}
-    if words.weights is not None:
-        found["weights"] = below(words.weights, (data_dir, runs), "weights")
+    found = {"data": str(below(words.data, (data_dir,), "data"))}
+    for word, text in (("weights", words.weights), ("teacher", words.teacher)):
+        if text is not None:
+            found[word] = str(below(text, (data_dir, runs), word))
     if words.hyp is not None:
-        found["hyp"] = below(words.hyp, (data_dir,), "hyp")
+        found["hyp"] = str(below(words.hyp, (data_dir,), "hyp"))
     # A bare name is one of the recipes shipped.
     if words.recipe is not None and ("/" in words.recipe or words.recipe.endswith((".md", ".yaml"))):
-        found["recipe"] = below(words.recipe, (data_dir,), "recipe")
+        found["recipe"] = str(below(words.recipe, (data_dir,), "recipe"))
     elif words.recipe is not None:
         checked(_Recipe, {"recipe": words.recipe})
     values = {**words.model_dump(exclude_defaults=True), **found}

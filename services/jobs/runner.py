@@ -26,7 +26,7 @@ from services.jobs.settings import TrainerSettings
 from services.jobs.stages import Plan, Stage, plan_of
 from wire.job_queue import JobQueue, Taken
 from wire.jobs import ENDED, LogLine, State
-from wire.streams import RedisAway
+from wire.redis_link import RedisAway
 
 log = structlog.get_logger()
 

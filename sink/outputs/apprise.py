@@ -9,15 +9,15 @@ import logging
 
 import apprise
 
-from sink.outputs.delivery import Failed, Refused
+from sink.outputs.delivery import Failed, Output, Refused
 from sink.outputs.settings import AppriseSettings
 from wire.alerts import Alert
 
 _TITLES = {"opened": "", "updated": "Still: ", "closed": "Over: "}
 
 
-class Apprise:
-    """An Output."""
+class Apprise(Output):
+    """Sends by the service that the URL names."""
 
     def __init__(self, settings: AppriseSettings) -> None:
         # When told to log everything these print URLs, with the keys in them.

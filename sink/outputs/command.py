@@ -12,7 +12,7 @@ import subprocess
 import threading
 from contextlib import suppress
 
-from sink.outputs.delivery import Failed, Unreachable
+from sink.outputs.delivery import Failed, Output, Unreachable
 from sink.outputs.settings import CommandSettings
 from wire.alerts import Alert
 
@@ -24,8 +24,8 @@ LOOK_S = 0.1
 _OURS = ("SPARSECAM", "REDIS_URL")
 
 
-class Command:
-    """An Output."""
+class Command(Output):
+    """Starts the program once for each alert."""
 
     def __init__(self, settings: CommandSettings) -> None:
         self._settings = settings

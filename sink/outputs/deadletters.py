@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import redis
 import structlog
 from msgspec import Struct
 
 from wire.alerts import Alert, from_json
 from wire.messages import WireError
-from wire.streams import VERSION, Link, id_order
+from wire.redis_link import Link
+from wire.streams import VERSION, id_order
 
 log = structlog.get_logger()
 
@@ -48,15 +48,15 @@ def put_aside(output: str, text: bytes, reason: str, attempts: int, maxlen: int)
 
 def count_deadletters(link: Link, output: str) -> int:
     """How many there are; raises redis.RedisError."""
-    return int(_sent(link, ("XLEN", deadletters_key(output))))
+    return int(link.one("XLEN", deadletters_key(output)))
 
 
 def deadletters(link: Link, output: str) -> Iterator[DeadLetter]:
     """Those there are now, the oldest first; one that this build cannot read is skipped, logged. Raises RedisError."""
-    newest = _sent(link, ("XREVRANGE", deadletters_key(output), "+", "-", "COUNT", 1))
+    newest = link.one("XREVRANGE", deadletters_key(output), "+", "-", "COUNT", 1)
     start = b"-"
     while newest:
-        page = _sent(link, ("XRANGE", deadletters_key(output), start, newest[0][0], "COUNT", PAGE))
+        page = link.one("XRANGE", deadletters_key(output), start, newest[0][0], "COUNT", PAGE)
         for id_, fields in page:
             letter = _letter(id_, dict(zip(fields[::2], fields[1::2], strict=False)))
             if letter is not None:
@@ -69,7 +69,7 @@ def deadletters(link: Link, output: str) -> Iterator[DeadLetter]:
 
 def drop_deadletters(link: Link, output: str, ids: list[str]) -> int:
     """Delete these; returns how many there were. Raises redis.RedisError (a malformed id among others)."""
-    return int(_sent(link, ("XDEL", deadletters_key(output), *ids))) if ids else 0
+    return int(link.one("XDEL", deadletters_key(output), *ids)) if ids else 0
 
 
 def _letter(id_: bytes, fields: dict[bytes, bytes]) -> DeadLetter | None:
@@ -82,10 +82,3 @@ def _letter(id_: bytes, fields: dict[bytes, bytes]) -> DeadLetter | None:
     except (WireError, ValueError) as error:
         log.warning("dead letter skipped", id=id_.decode(), reason=str(error))
         return None
-
-
-def _sent(link: Link, command: tuple[Any, ...]) -> Any:
-    (reply,) = link.send(command)
-    if isinstance(reply, redis.RedisError):
-        raise reply
-    return reply

@@ -6,7 +6,7 @@ of them, or to put it aside.
 
 from __future__ import annotations
 
-from typing import Protocol
+from abc import ABC, abstractmethod
 
 from wire.alerts import Alert
 
@@ -31,14 +31,27 @@ class Unreachable(DeliveryError):
         self.wait_s = wait_s
 
 
-class Output(Protocol):
+class Output(ABC):
     """Used by one thread."""
 
+    @abstractmethod
     def deliver(self, alert: Alert, text: bytes) -> None:
         """Return when the receiver has it; `text` is the alert's JSON. Raises DeliveryError otherwise.
 
         Must end within a time limit of its own. The same alert may come again: `alert.id` tells the receiver.
         """
 
+    def refresh(self) -> bool:
+        """Bring the receiver up to date; called every few seconds while there is nothing to deliver.
+
+        Returns whether it was asked anything. Raises Unreachable when it takes nothing now.
+        """
+        return False
+
+    def release(self) -> None:
+        """Another process delivers now. May be called again and again."""
+        self.close()
+
+    @abstractmethod
     def close(self) -> None:
-        """Let go of connections and files."""
+        """Let go of connections and files. May be called again, and `deliver` after it."""

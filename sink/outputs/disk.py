@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 import structlog
 
-from sink.outputs.delivery import Unreachable
+from sink.outputs.delivery import Output, Unreachable
 from sink.outputs.settings import DiskSettings
 from wire.alerts import Alert
 
@@ -28,8 +28,8 @@ LOOK_S = 0.05
 _DAY_FILE = re.compile(r"(?:alerts-)?(\d{4}-\d\d-\d\d)(?:\.jsonl)?")
 
 
-class Disk:
-    """An Output. A disk that is full or cannot be written to makes its alerts wait, and nothing else."""
+class Disk(Output):
+    """A disk that is full or cannot be written to makes its alerts wait, and nothing else."""
 
     def __init__(self, settings: DiskSettings) -> None:
         self._settings = settings

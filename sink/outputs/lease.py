@@ -17,7 +17,7 @@ from redis.exceptions import LockError
 from redis.lock import Lock
 
 from wire.logs import redact
-from wire.streams import RedisAway
+from wire.redis_link import RedisAway
 
 log = structlog.get_logger()
 

@@ -17,7 +17,8 @@ import structlog
 from sink.outputs.deadletters import deadletters_key, put_aside
 from wire.alerts import ALERTS, Alert, from_json
 from wire.messages import WireError
-from wire.streams import VERSION, Link, id_order, last_id
+from wire.redis_link import Link
+from wire.streams import VERSION, id_order, last_id
 
 log = structlog.get_logger()
 
@@ -79,12 +80,12 @@ class AlertReader:
             raise made
         self._last = start
         self.flush(link)
-        pending = _sent(link, ("XPENDING", ALERTS, self._group, "-", "+", PENDING_MOST))
+        pending = link.one("XPENDING", ALERTS, self._group, "-", "+", PENDING_MOST)
         attempts = {id_: count for id_, _, _, count in pending if id_ not in held}
         if not attempts:
             return []
         # Unlike reading it again, claiming counts: an alert that kills the process comes to its end too.
-        claimed = _sent(link, ("XCLAIM", ALERTS, self._group, CONSUMER, 0, *attempts))
+        claimed = link.one("XCLAIM", ALERTS, self._group, CONSUMER, 0, *attempts)
         found = {item[0]: item[1] for item in claimed if item and item[1] is not None}
         gone = [id_ for id_ in attempts if id_ not in found]
         self.counts.trimmed += len(gone)
@@ -98,7 +99,7 @@ class AlertReader:
         """Up to `count` new alerts; waits up to `block_s` for the first, not at all for 0."""
         wait = ("BLOCK", link.block_ms(block_s)) if block_s > 0 else ()
         who = ("GROUP", self._group, CONSUMER)
-        reply = _sent(link, ("XREADGROUP", *who, "COUNT", count, *wait, "STREAMS", ALERTS, ">"))
+        reply = link.one("XREADGROUP", *who, "COUNT", count, *wait, "STREAMS", ALERTS, ">")
         items = reply[0][1] if reply else []
         if items:
             self._last = items[-1][0]
@@ -106,8 +107,8 @@ class AlertReader:
 
     def look(self, link: Link) -> None:
         """Renew `waiting`, and count what the stream's length cut off before it was read."""
-        info = _pairs(_sent(link, ("XINFO", "STREAM", ALERTS)))
-        groups = map(_pairs, _sent(link, ("XINFO", "GROUPS", ALERTS)))
+        info = _pairs(link.one("XINFO", "STREAM", ALERTS))
+        groups = map(_pairs, link.one("XINFO", "GROUPS", ALERTS))
         group = next((one for one in groups if one[b"name"] == self._group.encode()), None)
         if group is None:
             return  # Redis has just lost it: the next `read` complains
@@ -120,7 +121,7 @@ class AlertReader:
         cut_off = added - info[b"length"] - read
         if cut_off > 0:
             position = (group[b"last-delivered-id"], "ENTRIESREAD", read + cut_off)
-            _sent(link, ("XGROUP", "SETID", ALERTS, self._group, *position))
+            link.one("XGROUP", "SETID", ALERTS, self._group, *position)
             self.counts.trimmed += cut_off
             self.waiting -= cut_off
             log.error("alerts lost: the stream is too short", output=self._output, alerts=cut_off)
@@ -132,13 +133,12 @@ class AlertReader:
     def flush(self, link: Link) -> None:
         """Acknowledge what is done."""
         if self._done:
-            _sent(link, ("XACK", ALERTS, self._group, *self._done))
+            link.one("XACK", ALERTS, self._group, *self._done)
             self._done = []
 
     def note_attempts(self, link: Link, entry: Entry) -> None:
         """Let the number of attempts outlive this process."""
-        claim = ("XCLAIM", ALERTS, self._group, CONSUMER, 0, entry.id, "RETRYCOUNT", entry.attempts, "JUSTID")
-        _sent(link, claim)
+        link.one("XCLAIM", ALERTS, self._group, CONSUMER, 0, entry.id, "RETRYCOUNT", entry.attempts, "JUSTID")
 
     def bury(self, link: Link, entry: Entry, reason: str) -> None:
         """Put it aside and acknowledge it, both or neither."""
@@ -167,13 +167,6 @@ class AlertReader:
                 self.counts.malformed += 1
                 self._done.append(id_)
         return entries
-
-
-def _sent(link: Link, command: tuple[Any, ...]) -> Any:
-    (reply,) = link.send(command)
-    if isinstance(reply, redis.RedisError):
-        raise reply
-    return reply
 
 
 def _pairs(reply: list[Any]) -> dict[bytes, Any]:

@@ -21,7 +21,8 @@ from sink.outputs.delivery import DeliveryError, Failed, Output, Refused, Unreac
 from sink.outputs.reader import AlertReader, Entry
 from sink.outputs.settings import CommonSettings
 from wire.logs import redact
-from wire.streams import Link, RedisAway, id_order
+from wire.redis_link import Link, RedisAway
+from wire.streams import id_order
 
 log = structlog.get_logger()
 
@@ -34,6 +35,8 @@ STANDBY_WAIT_S = 0.1
 REDIS_RETRY_S = 0.25
 # How often the backlog is looked up: as often as anybody looks at metrics.
 LOOK_EVERY_S = 1.0
+# How often the output may bring its receiver up to date: a rule that is gone is no more shown a moment later.
+REFRESH_EVERY_S = 2.0
 # A receiver may ask to be left alone for so long (Retry-After) and no longer.
 ASKED_WAIT_MOST_S = 3600.0
 
@@ -74,7 +77,7 @@ class OutputRunner:
         self._held: dict[bytes, Entry] = {}  # in the order of the stream
         self._outages = 0  # attempts in a row that did not reach the receiver
         self._paused_until_s = 0.0
-        self._look_s = 0.0
+        self._look_s = self._refresh_s = 0.0
         self._delivered = self._failures = self._unwanted = 0
 
     def run(self, stop: threading.Event) -> None:
@@ -84,6 +87,8 @@ class OutputRunner:
             while not stop.is_set():
                 if not self._owner():
                     self._let_go()
+                    self._output.release()
+                    self._refresh_s = 0.0
                     stop.wait(STANDBY_WAIT_S)
                     continue
                 try:
@@ -97,6 +102,8 @@ class OutputRunner:
                     stop.wait(REDIS_RETRY_S)
         finally:
             self._let_go()
+            if not self._owner():
+                self._output.release()  # a goodbye would be taken for that of the process that delivers now
             self._output.close()
 
     def counts(self) -> OutputCounts:
@@ -131,6 +138,8 @@ class OutputRunner:
         if time.monotonic() - self._look_s >= LOOK_EVERY_S:
             self._reader.look(link)
             self._look_s = time.monotonic()
+        if not self._held and time.monotonic() >= max(self._refresh_s, self._paused_until_s):
+            self._refresh()
         entry, wait_s = self._next()
         if len(self._held) < HELD_MOST:
             self._take(self._reader.read(link, HELD_MOST - len(self._held), wait_s))
@@ -140,6 +149,17 @@ class OutputRunner:
         if entry is not None and not stop.is_set():
             self._settle(link, entry, self._attempt(entry))
             self._reader.flush(link)
+
+    def _refresh(self) -> None:
+        self._refresh_s = time.monotonic() + REFRESH_EVERY_S
+        try:
+            if self._output.refresh():
+                self._reached()
+        except Unreachable as error:
+            self._failures += 1
+            self._pause(error, redact(str(error)))
+        except Exception:  # as in `_attempt`
+            log.exception("output met an error that nobody foresaw", output=self.name)
 
     def _next(self) -> tuple[Entry | None, float]:
         """The alert whose turn it is, or None and how long to wait (seconds)."""

@@ -44,14 +44,17 @@ class CommonSettings(BaseModel):
         10_000, ge=1, le=1_000_000, description="Dead letters kept; the oldest is shed (alerts)."
     )
 
+    def covers(self, camera: str, rule: str) -> bool:
+        """Whether this output is to hear of a rule on a camera."""
+        return (self.cameras == "*" or camera in self.cameras) and (self.rules == "*" or rule in self.rules)
+
+    def concerns(self, alert: Alert) -> bool:
+        """Whether this output is to hear of the alert's incident."""
+        return self.covers(alert.camera, alert.rule) and (not self.labels or alert.label in self.labels)
+
     def wants(self, alert: Alert) -> bool:
         """Whether this output is to deliver the alert."""
-        return (
-            alert.event in self.events
-            and (self.cameras == "*" or alert.camera in self.cameras)
-            and (self.rules == "*" or alert.rule in self.rules)
-            and (not self.labels or alert.label in self.labels)
-        )
+        return alert.event in self.events and self.concerns(alert)
 
 
 class WebhookSettings(CommonSettings):

@@ -20,7 +20,7 @@ from email.utils import parsedate_to_datetime
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
 from sink.outputs.address import connect_to
-from sink.outputs.delivery import Failed, Refused, Unreachable
+from sink.outputs.delivery import Failed, Output, Refused, Unreachable
 from sink.outputs.settings import WebhookSettings
 from sink.outputs.signature import signature, signing_key
 from wire.alerts import Alert
@@ -48,8 +48,8 @@ class _Answer:
     excerpt: str  # the body's first bytes, where it is a failure
 
 
-class Webhook:
-    """An Output; each attempt is a connection of its own."""
+class Webhook(Output):
+    """Each attempt is a connection of its own."""
 
     def __init__(self, settings: WebhookSettings) -> None:
         self._settings = settings

@@ -21,12 +21,6 @@ hypothesis.settings.register_profile("unhurried", deadline=None)
 hypothesis.settings.load_profile("unhurried")
 
 
-@pytest.fixture(scope="session")
-def verdict_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One cache of verdicts for all tests of a process: the same graph is tried once."""
-    return tmp_path_factory.mktemp("verdicts")
-
-
 @pytest.fixture
 def settings(verdict_dir: Path) -> Callable[..., DetectorSettings]:
     """DetectorSettings of a model on ONNX Runtime, which starts quickest, with whatever else a test wants."""

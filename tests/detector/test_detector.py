@@ -40,7 +40,7 @@ def machine_with(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 def test_painted_objects_are_found_by_name(
     graphs: ModuleType, tmp_path: Path, settings: Settings, painted: Array, engine: str
 ) -> None:
-    detector = Detector.load(settings(graphs.cells(tmp_path / "m.onnx", size=(96, 96)), engine=engine))
+    detector = Detector.load(settings(graphs.cells(tmp_path / "m.onnx", size=(96, 96)), engine=engine, batch=1))
     found = {
         d.label: (d.class_id, round(d.score, 2), tuple(map(round, d.box)))
         for d in detector.detect_image(painted[:, :, ::-1])
@@ -99,6 +99,23 @@ def test_compiled_shapes_are_bounded_and_the_oldest_goes(
     detector.detect(header(64, 64), np.zeros((64, 64, 3), np.uint8))
     detector.prepare(64, 128)
     assert detector.describe()["compiled"] == ["64x64", "64x128"]
+
+
+@pytest.mark.parametrize(
+    ("full", "usual"),
+    [
+        ((320, 320), "192x320"),  # 16:9, and up to a whole stride
+        ((192, 320), "192x320"),  # 16:9 itself: what was tried at half of it is nobody's shape
+        ((96, 320), "96x320"),  # lower than any camera's
+    ],
+)
+def test_the_shape_of_most_cameras_is_compiled_at_start_and_batches_are_tried_there(
+    graphs: ModuleType, tmp_path: Path, settings: Settings, full: tuple[int, int], usual: str
+) -> None:
+    detector = Detector.load(settings(graphs.convolved(tmp_path / "m.onnx"), image_shape=full))
+    told = detector.describe()
+    assert (told["compiled"], told["rectangular"]) == ([usual], True)
+    assert f"at {usual}" in told["batch_because"]
 
 
 @pytest.mark.parametrize(

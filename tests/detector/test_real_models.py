@@ -1,4 +1,4 @@
-"""The reference INT8 models on real pictures: engines agree, rectangles agree with squares, heartbeats go on."""
+"""The reference INT8 models on real pictures: rectangles agree with squares, heartbeats go on."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import av
-import cv2
 import numpy as np
 import onnx
 import pytest
@@ -59,21 +59,6 @@ def worst(found: list[Detection], others: list[Detection], least_score: float) -
     return count, overlap, difference
 
 
-def test_engines_find_the_same_boxes_on_real_pictures(load: Load, shared: Path, deepsparse: str) -> None:
-    one, other = load(engine=deepsparse), load(engine="onnxruntime")
-    pictures = sorted((shared / "datasets/pistols/valid/images").iterdir())[::20]
-    total = 0
-    for path in pictures:
-        picture = cv2.imread(str(path))
-        found, others = one.detect_image(picture), other.detect_image(picture)
-        for pair in ((found, others), (others, found)):
-            # Above the threshold by what the scores may differ: a box just on it may be in one list only.
-            count, overlap, difference = worst(*pair, least_score=0.27)
-            assert overlap >= 0.98 and difference <= 0.02, path.name
-            total += count
-    assert total >= len(pictures)
-
-
 def test_rectangles_find_what_squares_find(load: Load, shared: Path) -> None:
     """The graph really reshapes. The grid meets the picture at another offset, so boxes of 40 pixels move by a few."""
     rectangle, square = load(engine="onnxruntime"), load(engine="onnxruntime", rectangular=False)
@@ -89,9 +74,10 @@ def test_rectangles_find_what_squares_find(load: Load, shared: Path) -> None:
                     assert overlap >= 0.7 and difference <= 0.15, number
                     total += count
     assert total >= 10
-    assert rectangle.describe()["compiled"] == ["416x416", "224x416"]
+    assert rectangle.describe()["compiled"] == ["256x416", "224x416"]
 
 
+@pytest.mark.slow
 def test_heads_cut_off_is_taken_or_refused_but_harms_nobody(
     weights: Path, tmp_path: Path, verdict_dir: Path, deepsparse: str
 ) -> None:
@@ -134,9 +120,12 @@ def test_other_threads_go_on_while_an_engine_runs(weights: Path, engine: str) ->
     assert len(inside) >= 5
 
 
-def test_the_users_model_file_is_never_touched(weights: Path, tmp_path: Path, verdict_dir: Path) -> None:
-    copy = tmp_path / "mine.onnx"
-    copy.write_bytes(weights.read_bytes())
-    before = copy.stat().st_mtime_ns
-    Detector.load(DetectorSettings(model=str(copy), labels=["pistol"], cache_dir=verdict_dir)).prepare(224, 416)
-    assert copy.read_bytes() == weights.read_bytes() and copy.stat().st_mtime_ns == before
+def test_the_users_model_file_is_never_touched(
+    graphs: ModuleType, tmp_path: Path, verdict_dir: Path, engine: str
+) -> None:
+    """DeepSparse rewrites a file that it is to run at another shape."""
+    model = graphs.convolved(tmp_path / "mine.onnx", integers=True)
+    before, changed_ns = model.read_bytes(), model.stat().st_mtime_ns
+    facts = {"image_shape": (96, 64), "engine": engine, "batch": 1, "cache_dir": verdict_dir}
+    Detector.load(DetectorSettings(model=str(model), **facts)).prepare(96, 64)
+    assert model.read_bytes() == before and model.stat().st_mtime_ns == changed_ns

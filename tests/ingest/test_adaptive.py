@@ -228,7 +228,7 @@ def test_a_leap_of_the_camera_clock_wakes_it_and_loses_no_count(clip: Callable[.
                     packet.pts += round(leap_s / packet.time_base)
                 yield packet
 
-        reader._packets = leaping  # type: ignore[method-assign]
+        reader._packets = leaping  # type: ignore[method-assign]  # between demuxer and decoder, as a camera would
         total = sum(1 if isinstance(each, Picture) else each.count for each in reader.deliveries())
         reader.close()
         assert total == FRAMES
@@ -266,9 +266,15 @@ def test_a_simulated_camera_sleeps_wakes_and_balances(link: Any, until: Any) -> 
     source = "sim://street?seed=2&size=320x240&objects=3&quiet=7/8&gop=0.5"
     camera = CameraSettings.model_validate({"source": source, "fps": 5, "adaptive": {"quiet_s": 1}})
     fleet = Fleet({"c": camera}, link, IngestSettings())
+
+    def gaps_s(apart: int = 1) -> list[float]:
+        frames = link.frames.get("c", ())
+        return [(b.event_us - a.event_us) / 1e6 for a, b in zip(frames, frames[apart:], strict=False)]
+
     fleet.start()
     try:
-        until(lambda: fleet.snapshots()[0].decoding.wakes, 40, "slept and woke")
+        # The wake is counted before its first frame comes, and that frame ends the gap.
+        until(lambda: fleet.snapshots()[0].decoding.wakes and max(gaps_s(), default=0) > 0.4, 40, "slept and woke")
     finally:
         fleet.stop()
     decoding = fleet.snapshots()[0].decoding
@@ -278,5 +284,5 @@ def test_a_simulated_camera_sleeps_wakes_and_balances(link: Any, until: Any) -> 
     # Frames are as old as they say, and fresh enough for a broker.
     ages_s = [at - frame.captured_ns / 1e9 for frame, at in zip(link.frames["c"], link.arrived_s["c"], strict=True)]
     assert min(ages_s) >= 0 and max(ages_s) < 1
-    gaps_s = [(b.event_us - a.event_us) / 1e6 for a, b in itertools.pairwise(link.frames["c"])]
-    assert max(gaps_s) > 0.4 and min(gaps_s) > 0.1  # asleep, and never faster than the limit
+    assert max(gaps_s()) > 0.4  # asleep
+    assert min(gaps_s(apart=2)) > 0.2  # five a second, and no burst of more than two: a busy machine's frames come late

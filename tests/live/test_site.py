@@ -28,7 +28,7 @@ def ended(one: Any, camera: str) -> Callable[[], bool]:
 
 
 def test_killing_workers_while_a_file_plays_loses_no_frame_and_repeats_none(site, clip, law, wait_until) -> None:
-    one = site(cameras={"film": {"source": str(clip(1200)), "pace": "realtime"}}, rules=ANY_BOX)
+    one = site(cameras={"film": {"source": str(clip(1200, fps=50)), "pace": "realtime"}}, rules=ANY_BOX)
     for kills, at in enumerate((100, 300, 500, 700)):
         wait_until(lambda at=at: one.cameras().get("film", {}).get("detected", 0) > at, timeout_s=60)
         wait_until(lambda: any(report.healthy() for report in one.reports("detector")), timeout_s=60)
@@ -41,7 +41,7 @@ def test_killing_workers_while_a_file_plays_loses_no_frame_and_repeats_none(site
 
 
 def test_killing_the_broker_while_a_file_plays_loses_no_frame_and_repeats_none(site, clip, law, wait_until) -> None:
-    one = site(cameras={"film": {"source": str(clip(500)), "pace": "realtime"}})
+    one = site(cameras={"film": {"source": str(clip(500, fps=40)), "pace": "realtime"}})
     for at in (100, 250):
         wait_until(lambda at=at: one.cameras().get("film", {}).get("detected", 0) > at, timeout_s=60)
         one.kill("broker")

@@ -21,8 +21,9 @@ from hypothesis import strategies as st
 from services.bench.figures import histogram_summary, latency_summary
 from services.bench.stages import read_stages
 from services.bench.watch import Ledger
+from wire.redis_link import Link, connect
 from wire.settings import RedisSettings
-from wire.streams import PUBLISH_ONCE, Link, connect, publish_once
+from wire.streams import PUBLISH_ONCE, publish_once
 
 needs_deepsparse = pytest.mark.skipif(
     importlib.util.find_spec("deepsparse") is None, reason="DeepSparse is not installed (no wheel for this Python)"

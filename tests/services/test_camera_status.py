@@ -20,8 +20,8 @@ from sink.sink import Sink
 from wire.alerts import ALERTS, Alert, from_json
 from wire.cameras import read_status, status_of
 from wire.health import Health
+from wire.redis_link import Link, connect
 from wire.settings import RedisSettings
-from wire.streams import Link, connect
 from wire.valkey import EmbeddedValkey
 
 WaitUntil = Callable[..., None]

@@ -18,8 +18,8 @@ from services.cli import app
 from services.process import EXIT_UNUSABLE, claim_report
 from wire.alerts import Alert, Box, Evidence, FrameSize, alert_id, alert_once, rfc3339
 from wire.messages import encode
+from wire.redis_link import Link, connect
 from wire.settings import RedisSettings
-from wire.streams import Link, connect
 from wire.valkey import EmbeddedValkey
 
 Run = Callable[..., subprocess.CompletedProcess[str]]

@@ -61,6 +61,14 @@ def test_without_a_model_of_the_street_it_says_what_is_missing_and_shows_the_cap
     assert set(summary["cameras"]) == {"street-1", "street-2"}
 
 
+def test_a_file_without_a_model_is_refused_at_once(sparsecam: Run, moving_light: Path) -> None:
+    done = sparsecam("demo", "--source", str(moving_light))
+    assert done.returncode == 78  # as any refused config
+    assert "a file waits until a detector takes its frames" in done.stderr
+    assert "MODEL=" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_source_of_ones_own_wants_a_model_of_its_own() -> None:
     assert [is_street(source) for source in ("", "sim://street?seed=4", "rtsp://camera/1", "video.mp4")] == [
         *(True, True, False, False)

@@ -44,4 +44,5 @@ def test_a_model_that_cannot_be_read_is_left_to_the_worker(folder: Path) -> None
     (folder / "model.onnx").write_bytes(b"not a model")
     for model in ("model.onnx", "none.onnx"):
         path = written(folder, f"model: {folder / model}", "{labels: [person]}")
+        # Raises ConfigError where it takes itself to know the classes.
         refuse_unknown_classes(load(path, {}), path)

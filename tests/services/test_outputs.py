@@ -23,8 +23,8 @@ from services.outputs import OutputUnavailable, start_outputs
 from sink.outputs.lease import OWNER_KEY
 from wire import metrics
 from wire.alerts import ALERTS, Alert, alert_id, alert_once, rfc3339
+from wire.redis_link import Link, connect
 from wire.settings import RedisSettings
-from wire.streams import Link, connect
 from wire.valkey import EmbeddedValkey
 
 Run = Callable[..., subprocess.CompletedProcess[str]]

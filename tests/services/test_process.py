@@ -20,7 +20,7 @@ import sys
 from pathlib import Path
 from services.config import load
 from services.process import LogOptions, run_process
-from wire.streams import RedisAway
+from wire.redis_link import RedisAway
 
 def work(config, stop, health):
     health.set("ok", answer=42)

@@ -16,8 +16,9 @@ import redis
 from wire.messages import DetectionRecord
 from wire.outbox import Outbox
 from wire.recording import read_recording
+from wire.redis_link import connect
 from wire.settings import RedisSettings
-from wire.streams import connect, detections_key
+from wire.streams import detections_key
 from wire.valkey import EmbeddedValkey
 
 Run = Callable[..., subprocess.CompletedProcess[str]]

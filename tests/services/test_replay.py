@@ -20,7 +20,7 @@ from wire.alerts import ALERTS
 from wire.messages import Detection, DetectionRecord
 from wire.outbox import Outbox
 from wire.recording import Recorded, RecordingWriter
-from wire.streams import connect
+from wire.redis_link import connect
 from wire.valkey import EmbeddedValkey
 
 Run = Callable[..., subprocess.CompletedProcess[str]]

@@ -23,7 +23,7 @@ from services.process import EXIT_UNUSABLE, report_path
 from wire import jobs
 from wire.health import read_health
 from wire.jobs import Job, JobStatus
-from wire.streams import Link
+from wire.redis_link import Link
 from wire.valkey import EmbeddedValkey
 
 # data.yaml holds what shall happen: `epoch_s`, and of the words `refuse`, `dieN`, `deaf` those that are to be.

@@ -21,8 +21,9 @@ from wire.alerts import ALERTS, from_json
 from wire.arming import DISARMED
 from wire.cameras import CameraStatus, write_status
 from wire.messages import DetectionRecord
+from wire.redis_link import Link, connect
 from wire.settings import RedisSettings
-from wire.streams import PUBLISH_ONCE, Link, connect, publish_once
+from wire.streams import PUBLISH_ONCE, publish_once
 from wire.valkey import EmbeddedValkey
 
 MakeRecord = Callable[..., DetectionRecord]

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from itertools import permutations
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sink.tracking.association import match, overlaps
+from sink.tracking.association import _alike, match
 from sink.tracking.stillness import overlap
 
 Box = tuple[float, float, float, float]
@@ -50,10 +49,10 @@ def test_a_margin_is_a_larger_box_on_both_sides(one: Box, other: Box, margin: fl
     def grown(box: Box) -> Box:
         return box[0] - margin, box[1] - margin, box[2] + margin, box[3] + margin
 
-    found, height = overlaps(np.array([one]), np.array([other]), np.array([margin]))
+    gain = sum(each for _, _, each in _alike([one], [margin], [other], [0.5], 0.0))
     one, other = grown(one), grown(other)
-    assert found[0, 0] == pytest.approx(overlap(one, other), abs=1e-9)
-    assert max(0.0, height[0, 0]) == pytest.approx(overlap((0, one[1], 1, one[3]), (0, other[1], 1, other[3])))
+    height = overlap((0, one[1], 1, one[3]), (0, other[1], 1, other[3]))
+    assert gain == pytest.approx(0.5 * overlap(one, other) * height**2, abs=1e-9)
 
 
 def test_nothing_matches_nothing() -> None:

@@ -17,8 +17,8 @@ import redis
 from sink.client import Delivered, StateError, alerts, async_alerts
 from wire.alerts import ALERTS, Alert, alert_id, alert_once, rfc3339
 from wire.messages import WireError
+from wire.redis_link import Link, RedisAway, RedisUrlError, connect
 from wire.settings import RedisSettings
-from wire.streams import Link, RedisAway, RedisUrlError, connect
 from wire.valkey import EmbeddedValkey
 
 

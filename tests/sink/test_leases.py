@@ -10,8 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sink.leases import Leases
+from wire.redis_link import Link, connect
 from wire.settings import RedisSettings
-from wire.streams import Link, connect, lease_key
+from wire.streams import lease_key
 from wire.valkey import EmbeddedValkey
 
 WaitUntil = Callable[..., None]

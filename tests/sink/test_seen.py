@@ -39,6 +39,9 @@ def test_a_session_is_forgotten_when_enough_newer_ones_came() -> None:
     assert seen.add("s0", 0) and not seen.add("s1", 0)
 
 
+HERE = tracemalloc.Filter(True, __file__)
+
+
 def test_memory_does_not_grow_with_the_frames() -> None:
     def grown(sessions: int, frames: int) -> int:
         tracemalloc.start()

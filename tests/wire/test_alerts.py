@@ -35,8 +35,8 @@ from wire.alerts import (
     to_json,
 )
 from wire.messages import WireError
+from wire.redis_link import Link, RedisAway, connect
 from wire.settings import RedisSettings
-from wire.streams import Link, RedisAway, connect
 from wire.valkey import EmbeddedValkey
 
 SCHEMA = Path(__file__).parents[2] / "docs" / "alert.schema.json"

@@ -8,8 +8,8 @@ import pytest
 
 from wire.cameras import CameraStatus, read_status, status_of, write_status
 from wire.messages import WireError
+from wire.redis_link import Link, connect
 from wire.settings import RedisSettings
-from wire.streams import Link, connect
 from wire.valkey import EmbeddedValkey
 
 

@@ -25,7 +25,7 @@ from wire.deployment import (
 )
 from wire.dispatch import Dispatcher
 from wire.messages import FrameHeader, InputSpec
-from wire.streams import Link
+from wire.redis_link import Link
 from wire.valkey import EmbeddedValkey
 
 NEW = ModelRef("new.onnx", "/models/new.onnx", "ab" * 32)

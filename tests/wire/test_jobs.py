@@ -13,7 +13,7 @@ from wire import jobs
 from wire.job_queue import JobQueue, Taken
 from wire.jobs import Job, LogLine
 from wire.messages import WireError, encode
-from wire.streams import Link, RedisAway
+from wire.redis_link import Link, RedisAway
 from wire.valkey import EmbeddedValkey
 
 Queue = Callable[..., JobQueue]

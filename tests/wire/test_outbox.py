@@ -14,8 +14,9 @@ import redis
 
 from wire.messages import DetectionRecord, WireError, decode, decoder
 from wire.outbox import Outbox
+from wire.redis_link import connect
 from wire.settings import RedisSettings
-from wire.streams import connect, detections_key
+from wire.streams import detections_key
 from wire.valkey import EmbeddedValkey
 
 MakeRecord = Callable[..., DetectionRecord]

@@ -14,17 +14,15 @@ from msgspec.structs import replace
 from redis.crc import key_slot
 
 from wire.messages import DetectionRecord, WireError, encode
+from wire.redis_link import Link, RedisAway, RedisUrlError, connect
 from wire.settings import RedisSettings
 from wire.streams import (
+    DETECTIONS_TTL_S,
     MAX_SEQ,
     PUBLISH_ONCE,
     SEEN_BLOCK_BITS,
     SEEN_TTL_S,
-    Link,
     Reader,
-    RedisAway,
-    RedisUrlError,
-    connect,
     detections_key,
     publish_once,
     seen_bit,
@@ -169,6 +167,16 @@ def test_what_marks_a_frame_goes_by_itself(client: redis.Redis, link: Link, dete
     client.expire(seen, 60)
     link.send(publish_once(detection_record(6), 100))
     assert client.ttl(seen) > 60, "renewed while the session lives"
+
+
+def test_a_cameras_detections_go_when_it_has_long_been_silent(
+    client: redis.Redis, link: Link, detection_record: MakeRecord
+) -> None:
+    link.send(publish_once(detection_record(5), 100))
+    assert DETECTIONS_TTL_S - 5 <= client.ttl(detections_key("door")) <= DETECTIONS_TTL_S
+    client.expire(detections_key("door"), 60)
+    link.send(publish_once(detection_record(6), 100))
+    assert client.ttl(detections_key("door")) > 60, "renewed while it sends"
 
 
 def test_a_frame_that_was_refused_is_not_marked(client: redis.Redis, link: Link, detection_record: MakeRecord) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -148,6 +150,25 @@ def test_a_reader_that_was_given_up_adds_nothing_when_it_wakes(tmp_path: Path, w
         for _ in range(10):  # a camera that comes and goes
             ring.begin(stream).add(packets[0], 3)
         assert len({group.segment for group in ring._groups}) <= 3
+
+
+def test_what_is_dropped_is_gone_at_once(tmp_path: Path, write_clip: Callable[..., Path]) -> None:
+    """A closed reader's packets hold its decoder's memory, and Python looks for circles once in many minutes."""
+    ring = PacketRing(keep_s=5, max_bytes=10**9)
+    segments = []
+    gc.disable()
+    try:
+        for _ in range(5):
+            with av.open(str(write_clip(tmp_path / "a.mp4", frames=10))) as container:
+                segment = ring.begin(container.streams.video[0])
+                segments.append(weakref.ref(segment))
+                for each in container.demux(video=0):
+                    if each.size:
+                        segment.add(each, 1)
+            del segment, each
+        assert [one() is None for one in segments] == [True, True, False, False, False]
+    finally:
+        gc.enable()
 
 
 def test_reading_beside_the_camera_sees_only_whole_truths() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -66,11 +67,11 @@ def opened() -> Callable[..., object]:
 
 
 @pytest.fixture(scope="session")
-def watch(opened: Callable[..., object]) -> Watch:
+def watch(opened: Callable[..., Any]) -> Watch:
     """Decode the first frames of a stream: watch(url, count, transport)."""
 
     def read(url: str, count: int, transport: str = "tcp") -> list[av.VideoFrame]:
-        with opened(url, transport) as container:  # type: ignore[attr-defined]
+        with opened(url, transport) as container:
             return [frame for frame, _ in zip(container.decode(video=0), range(count), strict=False)]
 
     return read

@@ -1,7 +1,9 @@
-"""Alerts, a real HTTP receiver with every bad habit, and outputs running on threads."""
+"""Alerts, a real HTTP receiver with every bad habit, a real MQTT broker, and outputs running on threads."""
 
 from __future__ import annotations
 
+import asyncio
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -9,19 +11,25 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
+from amqtt.broker import Broker
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from paho.mqtt.client import Client, MQTTMessage
+from paho.mqtt.enums import CallbackAPIVersion
 
 from sink.outputs.delivery import Output
 from sink.outputs.runner import OutputRunner
-from sink.outputs.settings import CommonSettings
+from sink.outputs.settings import CommonSettings, MqttSettings
+from sink.watchers import WATCHED, Watcher, write_watchers
 from wire.alerts import Alert, Box, alert_id, alert_once, rfc3339
+from wire.redis_link import Link, connect
 from wire.settings import RedisSettings
-from wire.streams import Link, connect
 
+AUTH = "amqtt.plugins.authentication"
 DAY_US = 1_700_000_000_000_000
 
 
@@ -207,3 +215,132 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     pem, plain = serialization.Encoding.PEM, serialization.NoEncryption()
     (folder / "key.pem").write_bytes(key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain))
     return folder / "cert.pem", folder / "key.pem"
+
+
+class RunningBroker:
+    """amqtt on a thread of its own; `stop` and `start` on the same port."""
+
+    def __init__(self, password_file: Path | None = None, certificate: tuple[Path, Path] | None = None) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self._auth: dict[str, dict[str, object]] = {f"{AUTH}.AnonymousAuthPlugin": {"allow_anonymous": True}}
+        self._certificate = certificate
+        if password_file is not None:
+            self._auth = {f"{AUTH}.FileAuthPlugin": {"password_file": str(password_file)}}
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread.start()
+        self._broker: Broker | None = None
+        self.start()
+
+    def start(self) -> None:
+        self._do(self._start())
+
+    def stop(self) -> None:
+        if self._broker is not None:
+            self._do(self._broker.shutdown())
+            self._broker = None
+
+    def close(self) -> None:
+        self.stop()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(5)
+        self._loop.close()
+
+    async def _start(self) -> None:
+        listener: dict[str, object] = {"type": "tcp", "bind": f"127.0.0.1:{self.port}"}
+        if self._certificate is not None:
+            certfile, keyfile = map(str, self._certificate)
+            listener |= {"ssl": True, "certfile": certfile, "keyfile": keyfile}
+        self._broker = Broker({"listeners": {"default": listener}, "plugins": self._auth})
+        await self._broker.start()
+
+    def _do(self, work: Any) -> None:
+        asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
+
+
+@pytest.fixture
+def start_broker() -> Iterator[Callable[..., RunningBroker]]:
+    """`start_broker(password_file=None, certificate=None)`."""
+    running: list[RunningBroker] = []
+
+    def begin(*settings: Any, **more: Any) -> RunningBroker:
+        running.append(RunningBroker(*settings, **more))
+        return running[-1]
+
+    yield begin
+    for one in running:
+        one.close()
+
+
+@pytest.fixture
+def broker(start_broker: Callable[..., RunningBroker]) -> RunningBroker:
+    """One without passwords and certificates."""
+    return start_broker()
+
+
+class Listener:
+    """A subscriber to everything."""
+
+    def __init__(self, port: int) -> None:
+        self.messages: list[tuple[str, bytes]] = []
+        ready = threading.Event()
+        self._client = Client(CallbackAPIVersion.VERSION2)
+        self._client.on_message = self._take
+        self._client.on_connect = lambda client, *_: client.subscribe("#", 1)
+        self._client.on_subscribe = lambda *_: ready.set()
+        self._client.connect("127.0.0.1", port)
+        self._client.loop_start()
+        assert ready.wait(5)
+
+    def _take(self, _client: Client, _data: object, message: MQTTMessage) -> None:
+        self.messages.append((message.topic, message.payload))
+
+    def say(self, topic: str, payload: bytes) -> None:
+        self._client.publish(topic, payload, 1, retain=True)
+
+    def of(self, topic: str) -> list[bytes]:
+        return [payload for name, payload in list(self.messages) if name == topic]
+
+    def close(self) -> None:
+        self._client.disconnect()
+        self._client.loop_stop()
+
+
+@pytest.fixture
+def listen() -> Iterator[Callable[[int], Listener]]:
+    listeners: list[Listener] = []
+
+    def begin(port: int) -> Listener:
+        listeners.append(Listener(port))
+        return listeners[-1]
+
+    yield begin
+    for one in listeners:
+        one.close()
+
+
+@pytest.fixture(scope="session")
+def mqtt_settings() -> Callable[..., MqttSettings]:
+    """`mqtt_settings(port, field=value...)`: of an output that tries again soon."""
+
+    def make(port: int, **changes: Any) -> MqttSettings:
+        quick = {"retry_first_s": 0.05, "retry_most_s": 0.2, "timeout_s": 3}
+        return MqttSettings(**{"kind": "mqtt", "host": "127.0.0.1", "port": port, **quick, **changes})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def watch() -> Callable[..., None]:
+    """`watch(url, camera=[rule, ...], ...)`: as the sinks say what they watch; all others are forgotten."""
+
+    def say(url: str, **rules: list[str]) -> None:
+        link = Link(connect(RedisSettings(url=url)))
+        link.send(("DEL", WATCHED))
+        if rules:
+            link.send(write_watchers((camera, Watcher("one", 1, tuple(those))) for camera, those in rules.items()))
+        link.close()
+
+    return say

@@ -14,8 +14,8 @@ import redis
 
 from sink.outputs import lease as lease_module
 from sink.outputs.lease import Lease
+from wire.redis_link import connect
 from wire.settings import RedisSettings
-from wire.streams import connect
 from wire.valkey import EmbeddedValkey
 
 

@@ -2,132 +2,40 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from amqtt.broker import Broker
 from hypothesis import given
 from hypothesis import strategies as st
-from paho.mqtt.client import Client, MQTTMessage
-from paho.mqtt.enums import CallbackAPIVersion
 
 from sink.outputs.delivery import Unreachable
-from sink.outputs.mqtt import Mqtt, sensor_id
-from sink.outputs.settings import MqttSettings
+from sink.outputs.discovery import sensor_id
+from sink.outputs.mqtt import Mqtt
+from sink.outputs.sensors import Sensors
 from wire.alerts import Alert, to_json
+from wire.redis_link import connect
+from wire.settings import RedisSettings
 from wire.valkey import EmbeddedValkey
 
 Make = Callable[..., Alert]
-AUTH = "amqtt.plugins.authentication"
 ALL = ["opened", "updated", "closed"]
 
 
-class RunningBroker:
-    """amqtt on a thread of its own; `stop` and `start` on the same port."""
-
-    def __init__(self, password_file: Path | None = None, certificate: tuple[Path, Path] | None = None) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self._auth: dict[str, dict[str, object]] = {f"{AUTH}.AnonymousAuthPlugin": {"allow_anonymous": True}}
-        self._certificate = certificate
-        if password_file is not None:
-            self._auth = {f"{AUTH}.FileAuthPlugin": {"password_file": str(password_file)}}
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever)
-        self._thread.start()
-        self._broker: Broker | None = None
-        self.start()
-
-    def start(self) -> None:
-        self._do(self._start())
-
-    def stop(self) -> None:
-        if self._broker is not None:
-            self._do(self._broker.shutdown())
-            self._broker = None
-
-    def close(self) -> None:
-        self.stop()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(5)
-        self._loop.close()
-
-    async def _start(self) -> None:
-        listener: dict[str, object] = {"type": "tcp", "bind": f"127.0.0.1:{self.port}"}
-        if self._certificate is not None:
-            certfile, keyfile = map(str, self._certificate)
-            listener |= {"ssl": True, "certfile": certfile, "keyfile": keyfile}
-        self._broker = Broker({"listeners": {"default": listener}, "plugins": self._auth})
-        await self._broker.start()
-
-    def _do(self, work: Any) -> None:
-        asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
-
-
 @pytest.fixture
-def broker() -> Iterator[RunningBroker]:
-    running = RunningBroker()
-    yield running
-    running.close()
-
-
-class Listener:
-    """A subscriber to everything."""
-
-    def __init__(self, port: int) -> None:
-        self.messages: list[tuple[str, bytes]] = []
-        ready = threading.Event()
-        self._client = Client(CallbackAPIVersion.VERSION2)
-        self._client.on_message = self._take
-        self._client.on_connect = lambda client, *_: client.subscribe("#", 1)
-        self._client.on_subscribe = lambda *_: ready.set()
-        self._client.connect("127.0.0.1", port)
-        self._client.loop_start()
-        assert ready.wait(5)
-
-    def _take(self, _client: Client, _data: object, message: MQTTMessage) -> None:
-        self.messages.append((message.topic, message.payload))
-
-    def of(self, topic: str) -> list[bytes]:
-        return [payload for name, payload in list(self.messages) if name == topic]
-
-    def close(self) -> None:
-        self._client.disconnect()
-        self._client.loop_stop()
-
-
-@pytest.fixture
-def listen() -> Iterator[Callable[[int], Listener]]:
-    listeners: list[Listener] = []
-
-    def begin(port: int) -> Listener:
-        listeners.append(Listener(port))
-        return listeners[-1]
-
-    yield begin
-    for one in listeners:
-        one.close()
-
-
-def settings(port: int, **changes: Any) -> MqttSettings:
-    quick = {"retry_first_s": 0.05, "retry_most_s": 0.2, "timeout_s": 3}
-    return MqttSettings(**{"kind": "mqtt", "host": "127.0.0.1", "port": port, **quick, **changes})
-
-
-@pytest.fixture
-def mqtt() -> Iterator[Callable[..., Mqtt]]:
+def mqtt(valkey: EmbeddedValkey, watch: Any, mqtt_settings: Any) -> Iterator[Callable[..., Mqtt]]:
+    """`mqtt(port, *sensors, field=value...)`: an output whose sensors are (camera, rule)."""
     made: list[Mqtt] = []
 
     def make(port: int, *sensors: tuple[str, str], **changes: Any) -> Mqtt:
-        made.append(Mqtt(settings(port, **changes), sensors))
+        watch(valkey.url, **{camera: [rule] for camera, rule in sensors})
+        connection = partial(connect, RedisSettings(url=valkey.url))
+        made.append(Mqtt(mqtt_settings(port, **changes), Sensors("ha", connection)))
         return made[-1]
 
     yield make
@@ -140,7 +48,7 @@ def deliver(one: Mqtt, alert: Alert) -> None:
 
 
 def test_an_alert_arrives_as_it_is_and_turns_its_sensor_on_and_off(
-    broker: RunningBroker, listen: Any, mqtt: Any, make_alert: Make, wait_until: Any
+    broker: Any, listen: Any, mqtt: Any, make_alert: Make, wait_until: Any
 ) -> None:
     listener = listen(broker.port)
     one = mqtt(broker.port)
@@ -160,7 +68,7 @@ def test_an_alert_arrives_as_it_is_and_turns_its_sensor_on_and_off(
 
 
 def test_home_assistant_finds_the_sensors_before_the_first_alert_of_each(
-    broker: RunningBroker, listen: Any, mqtt: Any, make_alert: Make, wait_until: Any
+    broker: Any, listen: Any, mqtt: Any, make_alert: Make, wait_until: Any
 ) -> None:
     one = mqtt(broker.port, ("door", "armed"), ("yard", "armed"))
     deliver(one, make_alert(1))
@@ -181,7 +89,7 @@ def test_home_assistant_finds_the_sensors_before_the_first_alert_of_each(
 
 
 def test_a_sensor_of_the_system_is_told_of_with_its_first_alert(
-    broker: RunningBroker, listen: Any, mqtt: Any, make_alert: Make, wait_until: Any
+    broker: Any, listen: Any, mqtt: Any, make_alert: Make, wait_until: Any
 ) -> None:
     listener = listen(broker.port)
     deliver(mqtt(broker.port), make_alert(1, rule="system.camera_down"))
@@ -191,7 +99,7 @@ def test_a_sensor_of_the_system_is_told_of_with_its_first_alert(
 
 
 def test_a_client_that_dies_is_shown_as_offline(
-    broker: RunningBroker, listen: Any, mqtt: Any, make_alert: Make, wait_until: Any
+    broker: Any, listen: Any, mqtt: Any, make_alert: Make, wait_until: Any
 ) -> None:
     listener = listen(broker.port)
     one = mqtt(broker.port)
@@ -201,17 +109,34 @@ def test_a_client_that_dies_is_shown_as_offline(
     wait_until(lambda: b"offline" in listener.of("sparsecam/status"))
 
 
+def test_one_that_only_delivers_says_nothing_of_sensors_and_of_itself(
+    broker: Any, listen: Any, mqtt: Any, mqtt_settings: Any, make_alert: Make, wait_until: Any
+) -> None:
+    listener = listen(broker.port)
+    one = mqtt(broker.port)
+    deliver(one, make_alert(1))
+    beside = Mqtt(mqtt_settings(broker.port))  # as `sparsecam deadletters replay`
+    deliver(beside, make_alert(2, "closed"))
+    beside.close()
+    deliver(one, make_alert(3))
+    wait_until(lambda: len(listener.of("sparsecam/door/armed/state")) == 2)
+    assert len(listener.of("sparsecam/alerts")) == 3
+    assert set(listener.of("sparsecam/door/armed/state")) == {b"ON"}
+    assert listener.of("sparsecam/status") == [b"online"]
+
+
 def test_a_broker_that_was_down_gets_everything(
-    broker: RunningBroker,
+    broker: Any,
     listen: Any,
     make_alert: Make,
     valkey: EmbeddedValkey,
     start: Any,
     publish: Any,
     wait_until: Any,
+    mqtt: Any,
+    mqtt_settings: Any,
 ) -> None:
-    one = settings(broker.port, events=ALL)
-    running = start("ha", one, Mqtt(one), valkey.url)
+    running = start("ha", mqtt_settings(broker.port, events=ALL), mqtt(broker.port), valkey.url)
     publish(valkey.url, *(make_alert(seq) for seq in range(20)))
     wait_until(lambda: running.runner.counts().delivered == 20)
     broker.stop()
@@ -237,25 +162,23 @@ def test_nobody_there_and_nobody_who_speaks_mqtt_take_the_time_limit_at_most(mqt
         deliver(mqtt(port, timeout_s=0.5), make_alert(1))
 
 
-def test_a_broker_that_refuses_us_is_named_without_the_password(tmp_path: Path, mqtt: Any, make_alert: Make) -> None:
+def test_a_broker_that_refuses_us_is_named_without_the_password(
+    tmp_path: Path, start_broker: Any, mqtt: Any, make_alert: Make
+) -> None:
     (tmp_path / "passwords").write_text("")
-    broker = RunningBroker(tmp_path / "passwords")
-    try:
-        with pytest.raises(Unreachable, match="refused us") as caught:
-            deliver(mqtt(broker.port, username="me", password="hunter22"), make_alert(1))
-        assert "hunter22" not in str(caught.value)
-    finally:
-        broker.close()
+    broker = start_broker(tmp_path / "passwords")
+    with pytest.raises(Unreachable, match="refused us") as caught:
+        deliver(mqtt(broker.port, username="me", password="hunter22"), make_alert(1))
+    assert "hunter22" not in str(caught.value)
 
 
-def test_tls_works_and_checks_the_certificate(certificate: tuple[Path, Path], mqtt: Any, make_alert: Make) -> None:
-    broker = RunningBroker(certificate=certificate)
-    try:
-        with pytest.raises(Unreachable, match="certificate verify failed"):
-            deliver(mqtt(broker.port, host="localhost", tls=True), make_alert(1))
-        deliver(mqtt(broker.port, host="localhost", tls=True, ca_file=certificate[0]), make_alert(2))
-    finally:
-        broker.close()
+def test_tls_works_and_checks_the_certificate(
+    certificate: tuple[Path, Path], start_broker: Any, mqtt: Any, make_alert: Make
+) -> None:
+    broker = start_broker(certificate=certificate)
+    with pytest.raises(Unreachable, match="certificate verify failed"):
+        deliver(mqtt(broker.port, host="localhost", tls=True), make_alert(1))
+    deliver(mqtt(broker.port, host="localhost", tls=True, ca_file=certificate[0]), make_alert(2))
 
 
 @given(st.lists(st.text("ab._-", min_size=1, max_size=4), min_size=1, max_size=3), st.data())

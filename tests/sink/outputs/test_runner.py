@@ -17,13 +17,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sink.outputs.deadletters import count_deadletters, deadletters, deadletters_key, drop_deadletters
-from sink.outputs.delivery import DeliveryError, Failed, Refused, Unreachable
+from sink.outputs.delivery import DeliveryError, Failed, Output, Refused, Unreachable
 from sink.outputs.runner import HELD_MOST, OutputRunner
 from sink.outputs.settings import WebhookSettings
 from sink.outputs.webhook import Webhook
 from wire.alerts import ALERTS, Alert
+from wire.redis_link import Link, connect
 from wire.settings import RedisSettings
-from wire.streams import Link, connect
 from wire.valkey import EmbeddedValkey
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -34,7 +34,7 @@ def webhook(url: str, **changes: Any) -> WebhookSettings:
     return WebhookSettings(**{"kind": "webhook", "url": url, "allow_private": True, **QUICK, **changes})
 
 
-class Scripted:
+class Scripted(Output):
     """An output that fails as it is told: `answers(alert, attempt)` gives an error or None."""
 
     def __init__(self, answers: Callable[[Alert, int], DeliveryError | None] = lambda *_: None) -> None:
@@ -334,7 +334,7 @@ from sink.outputs.runner import OutputRunner
 from sink.outputs.settings import WebhookSettings
 from sink.outputs.webhook import Webhook
 from wire.settings import RedisSettings
-from wire.streams import connect
+from wire.redis_link import connect
 
 class Deadly(Webhook):
     def deliver(self, alert, text):

@@ -1,0 +1,114 @@
+"""What a teacher's answers teach."""
+
+from __future__ import annotations
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from torch import Tensor  # noqa: E402
+
+from trainer.checkpoint import Checkpoint, build  # noqa: E402
+from trainer.device import Place  # noqa: E402
+from trainer.distill import Distillation  # noqa: E402
+from trainer.errors import TrainerError  # noqa: E402
+from trainer.hyp import Hyp  # noqa: E402
+from trainer.model import COCO_ANCHORS, SIZES, STRIDES, YoloV5  # noqa: E402
+from trainer.network import head_of  # noqa: E402
+
+_SIDE, _CLASSES = 64, 2
+_PLACE = Place(torch.device("cpu"), torch.float32)
+
+
+def checkpoint(size: str = "n", seed: int = 0, classes: int = _CLASSES, anchors: float = 1.0) -> Checkpoint:
+    torch.manual_seed(seed)
+    network = YoloV5(SIZES[size], classes, anchors=torch.tensor(COCO_ANCHORS) * anchors)
+    with torch.no_grad():  # sure of some cells, as a trained network is
+        for conv in head_of(network).m:
+            conv.weight.mul_(8)
+    return Checkpoint("a.pt", network.state_dict(), size, classes, "silu", None, STRIDES, (_SIDE, _SIDE))
+
+
+def lesson(teacher: Checkpoint, **hyp: float) -> Distillation:
+    head = head_of(build(checkpoint()))
+    return Distillation(teacher, head, Hyp.model_validate(hyp), _SIDE, _PLACE)
+
+
+def answers(of: Checkpoint, pictures: Tensor) -> list[Tensor]:
+    """Raw levels that may be changed."""
+    network = build(of)
+    head_of(network).training = True
+    with torch.no_grad():
+        return [level.clone() for level in network(pictures)]
+
+
+def test_nobody_answers_better_than_the_teacher_itself() -> None:
+    pictures = torch.rand(2, 3, _SIDE, _SIDE)
+    teach, own = lesson(checkpoint()), answers(checkpoint(), pictures)
+    least = float(teach(pictures, own)[0])
+    levels = [level.requires_grad_() for level in own]
+    gradients = torch.autograd.grad(teach(pictures, levels)[0], levels)
+    assert max(float(one.abs().max()) for one in gradients) < 1e-4
+    generator = torch.Generator().manual_seed(1)
+    for size in (0.01, 0.1, 1.0):
+        moved = [level.detach() + size * torch.randn(level.shape, generator=generator) for level in own]
+        assert float(teach(pictures, moved)[0]) > least
+
+
+def test_what_it_says_of_a_box_counts_only_where_it_sees_an_object() -> None:
+    pictures = torch.rand(1, 3, _SIDE, _SIDE)
+    teacher = checkpoint()
+    with torch.no_grad():  # it sees nothing anywhere
+        for level in range(3):
+            teacher.state[f"model.24.m.{level}.bias"].view(3, -1)[:, 4] -= 100
+    own = answers(teacher, pictures)
+    teach = lesson(teacher)
+    _, before = teach(pictures, own)
+    for level in own:
+        level[..., :4] += 2
+        level[..., 5:] -= 2
+    _, after = teach(pictures, own)
+    assert after.tolist() == before.tolist()
+    assert before[0] == before[2] == 0
+    for level in own:
+        level[..., 4] += 200
+    assert float(teach(pictures, own)[1][1]) > float(before[1])
+
+
+def test_the_gain_scales_all_it_says() -> None:
+    pictures = torch.rand(1, 3, _SIDE, _SIDE)
+    raw = answers(checkpoint(seed=1), pictures)
+    whole, half = lesson(checkpoint())(pictures, raw), lesson(checkpoint(), distill=0.5)(pictures, raw)
+    assert torch.allclose(whole[1] / 2, half[1])
+    assert float(whole[0]) == pytest.approx(2 * float(half[0]))
+
+
+def test_a_student_of_another_size_learns_its_teachers_answers_without_any_truth() -> None:
+    torch.manual_seed(0)
+    teacher = checkpoint("s", seed=3)
+    student = build(checkpoint("n", seed=4)).train()
+    head = head_of(student)
+    teach = Distillation(teacher, head, Hyp(), _SIDE, _PLACE)
+    pictures = torch.rand(4, 3, _SIDE, _SIDE)
+    wanted = answers(teacher, pictures)
+    optimizer = torch.optim.Adam(student.parameters(), 0.003)
+
+    def apart() -> float:
+        """Mean difference of objectness, 0..1."""
+        with torch.no_grad():
+            raw = student(pictures)
+        both = zip(raw, wanted, strict=True)
+        return float(torch.cat([(a[..., 4].sigmoid() - b[..., 4].sigmoid()).abs().flatten() for a, b in both]).mean())
+
+    begun = apart()
+    for _ in range(60):
+        optimizer.zero_grad()
+        teach(pictures, student(pictures))[0].backward()
+        optimizer.step()
+    assert apart() < begun / 2
+
+
+@pytest.mark.parametrize(("changed", "words"), [({"classes": 5}, "5 classes"), ({"anchors": 1.5}, "anchors")])
+def test_a_teacher_that_means_something_else_is_refused_in_words(changed: dict[str, float], words: str) -> None:
+    with pytest.raises(TrainerError, match=words):
+        lesson(checkpoint(**changed))  # type: ignore[arg-type]  # an int and a float, each by its name
