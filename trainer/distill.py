@@ -61,7 +61,8 @@ class Distillation:
             obj = obj + BALANCE[number] * binary_cross_entropy_with_logits(student[..., 4], sure)
             at = (sure > _NOTICED).nonzero(as_tuple=True)
             if len(at[0]):
-                share = sure[at] / sure[at].sum()
+                # Where it is sure of less than one object in all, that little is all that counts.
+                share = sure[at] / sure[at].sum().clamp_min(1)
                 anchors = self._anchors[number][at[1]]
                 mine, theirs = student[at], teacher[at]
                 box = box + (share * (1 - ciou(boxes_of(mine, anchors), boxes_of(theirs, anchors)))).sum()

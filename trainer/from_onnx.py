@@ -38,6 +38,9 @@ def read_onnx(data: bytes, name: str) -> Checkpoint:
     except DecodeError as error:
         raise CheckpointError(f"{name}: no ONNX file: {error}") from error
     facts = {entry.key: entry.value for entry in proto.metadata_props}
+    changed = {node.op_type for node in proto.graph.node} & {"HardSigmoid", "HardSwish"}
+    if changed:  # forms that engines want: without Clip its activation would be taken for SiLU
+        raise CheckpointError(f"{name}: {', '.join(sorted(changed))} among its nodes; {_EXPECTED}")
     state = _Graph(proto, name).state()
     try:
         anchors = torch.tensor(json.loads(facts["anchors"]), dtype=torch.float32)
@@ -81,8 +84,8 @@ class _Watch:
     def __init__(self, layer: nn.BatchNorm2d) -> None:
         self._layer = layer
         self._count = 0
-        self._sum = torch.zeros(layer.num_features, dtype=torch.float64)
-        self._squares = torch.zeros(layer.num_features, dtype=torch.float64)
+        self._sum = torch.zeros_like(layer.weight, dtype=torch.float64)
+        self._squares = torch.zeros_like(self._sum)
         self._hook = layer.register_forward_pre_hook(self._see)
 
     def _see(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:

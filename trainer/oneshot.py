@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from trainer.checkpoint import Checkpoint, build
 from trainer.errors import TrainerError
+from trainer.from_onnx import unfold
 from trainer.model import YoloV5
 from trainer.recipes import read_recipe
 from trainer.reconstruct import reconstruct
@@ -33,6 +34,8 @@ def oneshot(checkpoint: Checkpoint, batches: Iterable[Tensor], *, sparsity: floa
         raise TrainerError("no pictures to watch; expected some dozens like those the network will see")
     network = build(checkpoint)
     if sparsity > 0:
+        if checkpoint.folded:
+            unfold(network, kept)  # normalisations of its own, which can be taken anew below
         dense = copy.deepcopy(network)
         prune_at_once(network, _pruning(sparsity))
         reconstruct(network.eval(), dense, kept)

@@ -20,6 +20,8 @@ from torch.nn import functional
 # Places of a layer's output that are looked at for each weight of a channel: a solution needs one, noise wants more.
 _PLACES_A_WEIGHT = 8
 _LEAST_PLACES = 4096
+# Pictures that are looked at, of those given: every layer runs both networks on each, and one has hundreds of places.
+_PICTURES = 64
 # Of the mean of the diagonal, added to it: inputs that hardly vary would else get any weight whatever.
 _DAMPING = 0.01
 _WHITE = 255  # the network's 1.0
@@ -28,14 +30,21 @@ _WHITE = 255  # the network's 1.0
 @torch.no_grad()
 def reconstruct(pruned: nn.Module, dense: nn.Module, batches: Sequence[Tensor]) -> None:
     """Change the weights of `pruned` that are not zero, in place. Both networks have the same layers, in eval mode;
-    `batches` are pictures (b, 3, h, w) uint8 RGB, at most some hundred in all."""
+    `batches` are pictures (b, 3, h, w) uint8 RGB, of which some dozens are used."""
     random = torch.Generator().manual_seed(0)
+    few = _spread(batches)
     for name, layer in list(pruned.named_modules()):
         if isinstance(layer, nn.Conv2d) and layer.groups == 1 and bool((layer.weight == 0).any()):
             twin = dense.get_submodule(name)
             assert isinstance(twin, nn.Conv2d)
-            inner, outer = _moments(_Layer(pruned, layer), _Layer(dense, twin), batches, random)
+            inner, outer = _moments(_Layer(pruned, layer), _Layer(dense, twin), few, random)
             _solve(layer, inner, outer)
+
+
+def _spread(batches: Sequence[Tensor]) -> list[Tensor]:
+    """At most _PICTURES from all along: neighbours in a data set are often of one scene."""
+    batches = batches[:: math.ceil(len(batches) / _PICTURES)]
+    return [batch[: max(1, _PICTURES // len(batches))] for batch in batches]
 
 
 @dataclass(frozen=True)

@@ -102,8 +102,8 @@ class Run:
             raw = self.wrapped(shares)
         loss, parts = self.loss(raw, targets.to(device))
         if self.distillation is not None:
-            taught, more = self.distillation(shares, raw)
-            loss, parts = loss + taught, parts + more
+            # Not in the parts: those are of the truth, as the validation's are.
+            loss = loss + self.distillation(shares, raw)[0]
         if not math.isfinite(float(loss.detach())):
             raise TrainerError(
                 f"epoch {epoch}: the loss is {float(loss.detach())}; the last good epoch is in weights/last.pt. "

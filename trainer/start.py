@@ -31,6 +31,7 @@ from trainer.model import YoloV5
 from trainer.network import head_of, load_checkpoint, set_anchors, start_network
 from trainer.optimizer import Schedule, accumulate, make_optimizer
 from trainer.outputs import Outputs
+from trainer.registry import sha256
 from trainer.run import Run
 from trainer.saved import Progress, Saved, read_saved
 from trainer.settings import TrainSettings
@@ -186,6 +187,11 @@ def _run(network: YoloV5, begun: _Begun, progress: Progress, place: Place, batch
     distillation = None
     if settings.teacher is not None:
         teacher = load_checkpoint(settings.teacher)
+        if begun.saved is not None and begun.saved.facts.get("teacher") != sha256(settings.teacher):
+            raise CheckpointError(
+                f"teacher {settings.teacher}: another file than the one that {begun.folder.path} began with; put that "
+                "one back to go on to the same numbers, or begin anew with --weights"
+            )
         distillation = Distillation(teacher, head, hyp, settings.img, place)
     final = sparsifier.optimizer if sparsifier else optimizer
     return Run(network, place, hyp, final, schedule, loss, distillation, sparsifier, progress, ema, scaler)
@@ -228,6 +234,7 @@ def _facts(begun: _Begun, config: DataConfig, activation: Activation, size: str)
         "image_size": [settings.img, settings.img],
         "recipe": begun.recipe,
         "dataset": digest(config),
+        "teacher": sha256(settings.teacher) if settings.teacher is not None else None,
         "train": settings.model_dump(mode="json"),
         "hyp": begun.hyp.model_dump(mode="json"),
     }

@@ -24,7 +24,8 @@ def hidden(*names: str) -> Iterator[None]:
 @contextlib.contextmanager
 def bare(*names: str) -> Iterator[None]:
     """Modules of these packages are imported meanwhile without the packages' own `__init__`; raises ImportError where
-    one is not installed. A later import of a package runs its `__init__`; one loaded already is left as it is."""
+    one is not installed. A later import of a package runs its `__init__`, but modules that were imported here stay as
+    they are, with what they then took for missing. A package loaded already is left as it is."""
     kept = {name: sys.modules.get(name) for name in names}
     try:
         for name in names:

@@ -118,13 +118,13 @@ from pathlib import Path
 from detector.detector import Detector
 from detector.settings import DetectorSettings
 facts = {{"model": {str(path)!r}, "engine": {engine!r}, "cache_dir": Path({str(tmp_path)!r})}}
-Detector.load(DetectorSettings(**facts))
+Detector.load(DetectorSettings(**facts, batch=1, rectangular=False))
 print([name for name in sys.modules if name.partition(".")[0] in ("torch", "trainer", "matplotlib")])
 """
     house = Path(engines.__file__).parents[2]
     environment = {"PYTHONPATH": str(house), "HOME": str(tmp_path), "PATH": ""}
     done = subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=300, check=True
     )
     assert done.stdout.splitlines()[-1] == "[]"
 

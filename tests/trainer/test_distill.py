@@ -75,6 +75,25 @@ def test_what_it_says_of_a_box_counts_only_where_it_sees_an_object() -> None:
     assert float(teach(pictures, own)[1][1]) > float(before[1])
 
 
+def test_a_little_doubt_about_background_does_not_count_like_an_object() -> None:
+    pictures = torch.rand(1, 3, _SIDE, _SIDE)
+    teacher = checkpoint()
+    counted = []
+    for wanted in (-3.5, 3.5):  # objectness of 0.03 and of 0.97, in one cell of the coarsest level
+        with torch.no_grad():
+            for level in range(3):
+                bias = teacher.state[f"model.24.m.{level}.bias"].view(3, -1)
+                weight = teacher.state[f"model.24.m.{level}.weight"].view(3, bias.shape[1], -1)
+                weight[:, 4], bias[:, 4] = 0, -100
+            bias[0, 4] = wanted
+        moved = answers(teacher, pictures)
+        for one in moved:
+            one[..., :4] += 2
+        counted.append(float(lesson(teacher)(pictures, moved)[1][0]))
+    cells = (_SIDE // 32) ** 2
+    assert 0 < counted[0] == pytest.approx(counted[1] * 0.0293 * cells, rel=0.05)
+
+
 def test_the_gain_scales_all_it_says() -> None:
     pictures = torch.rand(1, 3, _SIDE, _SIDE)
     raw = answers(checkpoint(seed=1), pictures)

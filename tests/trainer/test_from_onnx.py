@@ -115,6 +115,18 @@ def test_training_starts_with_the_weights_of_an_export(exported: bytes, network:
     torch.testing.assert_close(made.model[24].m[0].weight, network.model[24].m[0].weight)
 
 
+def test_pruning_at_once_takes_the_statistics_of_an_export_anew_and_not_its_biases(exported: bytes) -> None:
+    """Normalisations of an export only add: taking mean and variance anew without `unfold` would change the network."""
+    pytest.importorskip("sparseml")
+    from trainer.oneshot import oneshot
+
+    checkpoint = read_onnx(exported, "model.onnx")
+    pruned, _ = oneshot(checkpoint, [_pictures(8)], sparsity=0.05)
+    before = _outputs(build(checkpoint), _pictures(8))[..., 4:]
+    apart = (_outputs(pruned, _pictures(8))[..., 4:] - before).abs().mean()
+    assert float(apart) < 0.2 * float((before - before.mean((0, 1))).abs().mean()) + 0.01
+
+
 def test_what_is_no_export_of_ours_is_refused(exported: bytes) -> None:
     with pytest.raises(CheckpointError, match="no ONNX file"):
         read_onnx(b"not a model", "x.onnx")
@@ -123,6 +135,10 @@ def test_what_is_no_export_of_ours_is_refused(exported: bytes) -> None:
         node.name = f"node_{node.name.replace('.', '_')}"
     with pytest.raises(CheckpointError, match=r"x\.onnx: a convolution named .*sparsecam export"):
         read_onnx(foreign.SerializeToString(), "x.onnx")
+    prepared = onnx.load_model_from_string(exported)
+    prepared.graph.node.append(onnx.helper.make_node("HardSigmoid", ["images"], ["y"]))
+    with pytest.raises(CheckpointError, match=r"HardSigmoid among its nodes.*models prepare"):
+        read_onnx(prepared.SerializeToString(), "x.onnx")
     bare = onnx.load_model_from_string(exported)
     del bare.metadata_props[:]
     with pytest.raises(CheckpointError, match="metadata lack"):

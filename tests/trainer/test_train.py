@@ -20,6 +20,9 @@ torch = pytest.importorskip("torch")
 from services.training import network_postprocess  # noqa: E402
 from trainer.checkpoint import build, read_checkpoint  # noqa: E402
 from trainer.errors import CheckpointError, OutOfMemory, TrainerError  # noqa: E402
+from trainer.export import export_network  # noqa: E402
+from trainer.facts import Facts  # noqa: E402
+from trainer.network import load_checkpoint  # noqa: E402
 from trainer.saved import read_saved  # noqa: E402
 from trainer.settings import TrainSettings, parse_cfg  # noqa: E402
 from trainer.start import prepare_new, prepare_resumed  # noqa: E402
@@ -129,6 +132,26 @@ def test_a_resumed_training_ends_with_the_numbers_of_an_uninterrupted_one(data: 
     assert columns[0] == columns[1]
 
 
+def test_a_training_begins_with_an_export_as_good_as_the_network_was(data: Path) -> None:
+    first = run(prepare_new(asked(data, epochs=1, name="first"), Quiet().say))
+    network = build(load_checkpoint(first.best)).eval()
+    file = data.parent / "first.onnx"
+    file.write_bytes(export_network(network, {0: "square", 1: "bar"}, Facts(), image_size=(_SIDE, _SIDE)).onnx)
+    job = prepare_new(asked(data, epochs=1, cfg="", weights=file, name="second"), Quiet().say)
+    with torch.no_grad():
+        pictures = torch.rand(2, 3, _SIDE, _SIDE)
+        torch.testing.assert_close(job.run.network.eval()(pictures), network(pictures), rtol=1e-2, atol=1e-2)
+    assert run(job).epochs == 1
+
+
+def test_another_teacher_than_before_is_refused(data: Path) -> None:
+    teacher = run(prepare_new(asked(data, epochs=1, name="teacher"), Quiet().say))
+    taught = run(prepare_new(asked(data, epochs=1, name="taught", teacher=teacher.best), Quiet().say))
+    teacher.best.write_bytes(teacher.best.read_bytes() + b"\0")
+    with pytest.raises(CheckpointError, match="another file than the one that"):
+        prepare_resumed(taught.best, Quiet().say)
+
+
 @pytest.mark.parametrize("whole_group", [False, True])
 def test_sigterm_stops_a_training_within_five_seconds_and_it_can_be_resumed(data: Path, whole_group: bool) -> None:
     asked(data)
@@ -146,7 +169,10 @@ def test_sigterm_stops_a_training_within_five_seconds_and_it_can_be_resumed(data
         assert time.monotonic() < deadline
         time.sleep(0.1)
     (os.killpg if whole_group else os.kill)(process.pid, signal.SIGTERM)
-    _, errors = process.communicate(timeout=5)
+    signalled = time.monotonic()
+    process.wait(timeout=60)
+    assert time.monotonic() - signalled < 6  # five, and the interpreter's own end
+    _, errors = process.communicate(timeout=60)
     assert process.returncode == 143
     assert "--resume" in errors
     assert prepare_resumed(last, Quiet().say).run.progress.epoch >= 1
