@@ -32,6 +32,7 @@ from detector.heads import Head
 from detector.model import Model, parse_model
 from detector.preprocess import GREY
 from detector.raw_heads import RawHead, RawHeads, cut
+from wire.messages import MALFORMED
 
 log = structlog.get_logger()
 
@@ -173,7 +174,7 @@ def _run_child(model: Model, request: TrialRequest, timeout_s: float) -> Verdict
                 child.wait()
         try:
             verdict = msgspec.json.decode((folder / "verdict.json").read_bytes(), type=Verdict)
-        except (OSError, msgspec.DecodeError):
+        except (OSError, *MALFORMED):
             return _refused(request, reason, lasting=lasting)
         if verdict.accepted and not verdict.raw_because:  # it came to its end on the raw heads
             return msgspec.structs.replace(verdict, raw_because=reason, lasting=lasting)

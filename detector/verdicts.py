@@ -16,6 +16,8 @@ from typing import TypeVar
 import msgspec
 import structlog
 
+from wire.messages import MALFORMED
+
 log = structlog.get_logger()
 
 # Rises when a trial asks more of a model than before, or engines get it in another form: old verdicts are not believed.
@@ -73,7 +75,7 @@ def read(folder: Path | None, name: str, kind: type[T]) -> T | None:
     path = (folder or default_dir()) / "trials" / f"{name}.json"
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
-    except (OSError, msgspec.DecodeError, RuntimeError):  # RuntimeError: no home folder
+    except (OSError, *MALFORMED, RuntimeError):  # RuntimeError: no home folder
         return None
 
 

@@ -77,7 +77,7 @@ def start_outputs(config: Config, stop: threading.Event) -> Iterator[None]:
         return
     lease, lease_stop = Lease(connection), threading.Event()
     runners = [
-        OutputRunner(name, settings, build(name, settings, connection), connection, lease.held)
+        OutputRunner(name, settings, build(name, settings, connection), connection, lease)
         for name, settings in config.outputs.items()
     ]
     holder = threading.Thread(target=lease.run, args=(lease_stop,), name="outputs-lease", daemon=True)

@@ -3,7 +3,7 @@
 Of a camera of ours that is an incident which is told as open and of which its state knows nothing: that was lost. And
 there are cameras that nobody watches any more, because they left the configuration. Sinks share a Redis without sharing
 a configuration, so a camera that one does not know may be another's, who is only away. It is taken for gone when nobody
-has its lease and no ingest tells of it, for `idle_s`, and when the sink that watched it last was this very one, under
+has its lease and no ingest tells of it, for `idle_s`, once the sink that watched it last was this very one, under
 another configuration, or has not been there for `unwatched_s`.
 """
 
@@ -26,7 +26,7 @@ from sink.watchers import Watcher, forget_watcher, read_watchers, watchers_of, w
 from wire.alerts import Alert
 from wire.cameras import read_status, status_of
 from wire.messages import WireError
-from wire.open_incidents import names_of, opened_of, read_names, read_opened
+from wire.open_incidents import forget, names_of, opened_of, read_names, read_opened
 from wire.redis_link import Link
 from wire.streams import is_camera_name, lease_key
 
@@ -63,8 +63,14 @@ def close_lost(link: Link, camera: str, incidents: Iterable[str]) -> list[Alert]
     if not lost:
         return []
     (reply,) = link.ask(read_opened(lost))
-    log.warning("incidents closed: their state is lost", camera=camera, incidents=len(lost))
-    return [over_since_unknown(opened, "state_lost") for opened in opened_of(reply)]
+    found = opened_of(reply)
+    unreadable = [name for name, text in zip(lost, reply, strict=True) if text is not None and not opened_of([text])]
+    if found:
+        log.warning("incidents closed: their state is lost", camera=camera, incidents=len(found))
+    if unreadable:
+        log.warning("incidents forgotten: nothing of them can be read", camera=camera, incidents=len(unreadable))
+        link.ask(forget(unreadable))
+    return [over_since_unknown(opened, "state_lost") for opened in found]
 
 
 class Orphans:
@@ -85,13 +91,12 @@ class Orphans:
     def find(self, link: Link, standing: Standing, now_s: float) -> list[str]:
         """Those to be ended now; `now_s` is any clock that rises. Raises redis.RedisError or OSError."""
         others = sorted((standing.watchers.keys() | standing.open.keys()) - self._leases.cameras)
-        alone = self._alone(link, standing, [camera for camera in others if is_camera_name(camera)])
+        # First what is known: nearly all are another sink's, who was there a moment ago.
+        given_up = [camera for camera in others if is_camera_name(camera) and self._is_given_up(standing, camera)]
+        alone = self._alone(link, standing, given_up)
         self._alone_since_s = {camera: self._alone_since_s.get(camera, now_s) for camera in alone}
-        return [
-            camera
-            for camera, since_s in self._alone_since_s.items()
-            if now_s - since_s >= self._plan.incidents.idle_s and self._is_given_up(standing, camera)
-        ]
+        idle_s = self._plan.incidents.idle_s
+        return [camera for camera, since_s in self._alone_since_s.items() if now_s - since_s >= idle_s]
 
     def end(self, link: Link, name: str, told: Iterable[str]) -> tuple[list[Alert], list[bool]]:
         """Take a camera for the moment that it takes to close all of it, also what is `told` as open and not known.

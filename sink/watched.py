@@ -76,9 +76,9 @@ class WatchedCamera:
     def close_idle(self, now_s: float) -> list[Alert]:
         """Without frames no time passes; what was open is over all the same, and some day the budget's hour too."""
         quiet_s, incidents = now_s - self.heard_s, self.work.incidents
-        if incidents.any_open and quiet_s >= self._idle_s:
-            return self.work.close_all()
-        return self.work.end() if incidents.open_ids and quiet_s >= BUDGET_S else []
+        if incidents.any_open:
+            return self.work.close_all() if quiet_s >= self._idle_s else []
+        return self.work.end() if quiet_s >= BUDGET_S and incidents.open_ids else []
 
     def close_removed_rules(self) -> list[Alert]:
         """Close what rules found that watch the camera no more, since the configuration is another one."""

@@ -12,6 +12,8 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from wire.messages import MALFORMED
+
 WATCHED = "sparsecam:watched"
 # A watcher says again that it is there when the last time is this long ago.
 SAY_AGAIN_US = 60_000_000
@@ -45,7 +47,7 @@ def watchers_of(reply: list[bytes]) -> dict[str, Watcher]:
     for field, value in zip(reply[::2], reply[1::2], strict=False):
         try:
             found[field.decode()] = _decoder.decode(value)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except MALFORMED:
             continue  # its camera's watcher writes it anew
     return found
 

@@ -22,7 +22,7 @@ import structlog
 from msgspec import Meta, Struct
 
 from wire.logs import redact
-from wire.messages import WireError
+from wire.messages import MALFORMED, WireError
 from wire.redis_link import Link, RedisAway
 from wire.streams import VERSION, Script, id_order, last_id
 
@@ -179,16 +179,17 @@ def from_json(text: bytes) -> Alert:
     """An alert from its JSON; raises WireError naming what is wrong with it."""
     try:
         return _decoder.decode(text)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except MALFORMED as error:
         raise WireError(f"not an alert of version 1: {error}") from error
 
 
 # As in PUBLISH_ONCE the mark comes last, and what may be done twice comes first. An incident is known by the alert that
-# opened it; where Redis lost that one, by the next. All keys carry the same hash tag: the stream's whole name.
+# opened it; where Redis lost that one, by the next. What is over is open no more also when that was told already: by a
+# build that did not keep this hash. All keys carry the same hash tag: the stream's whole name.
 ALERT_ONCE = Script("""
+if ARGV[5] == 'closed' then redis.call('HDEL', KEYS[3], ARGV[6]) end
 if redis.call('EXISTS', KEYS[2]) == 1 then return false end
-if ARGV[5] == 'closed' then redis.call('HDEL', KEYS[3], ARGV[6])
-else redis.call('HSETNX', KEYS[3], ARGV[6], ARGV[4]) end
+if ARGV[5] ~= 'closed' then redis.call('HSETNX', KEYS[3], ARGV[6], ARGV[4]) end
 local id = redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[1], '*', 'v', ARGV[3], 'd', ARGV[4])
 redis.call('PUBLISH', KEYS[1], ARGV[4])
 redis.call('SET', KEYS[2], id, 'EX', ARGV[2])

@@ -11,6 +11,8 @@ from typing import Any
 
 import msgspec
 
+from wire.messages import MALFORMED
+
 DISARMED = "sparsecam:disarmed"
 
 Pair = tuple[str, str]  # camera, rule
@@ -48,6 +50,6 @@ def disarmed_of(reply: list[bytes]) -> dict[Pair, int]:
     for field, value in zip(reply[::2], reply[1::2], strict=False):
         try:
             found[_decoder.decode(field)] = int(value)
-        except (msgspec.DecodeError, ValueError):
+        except (*MALFORMED, ValueError):
             continue  # somebody else's; nothing of ours is called so
     return found

@@ -18,6 +18,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from wire.messages import MALFORMED
+
 State = Literal["starting", "ok", "degraded", "failed", "stopped"]
 
 # ten missed beats: a process that swaps or compiles a model for a moment is not dead yet
@@ -143,5 +145,5 @@ def read_health(path: Path) -> HealthReport:
         raise HealthError(f"{path}: larger than {MAX_REPORT_BYTES} bytes, not a health report")
     try:
         return msgspec.json.decode(payload, type=HealthReport)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except MALFORMED as error:
         raise HealthError(f"{path}: not a health report: {error}") from error

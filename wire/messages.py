@@ -34,6 +34,11 @@ Outcome = Literal["detected"] | DropCause
 PixelFormat = Literal["i420", "rgb24"]
 
 
+# What msgspec raises for bytes that are no message of the wanted type: text that is not UTF-8, and depths that its
+# recursion cannot follow, it does not count among its own errors.
+MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
 class WireError(ValueError):
     """A message that cannot be understood: says what was found and what this build speaks."""
 
@@ -203,5 +208,5 @@ def decode(using: msgspec.msgpack.Decoder[T], payload: bytes | memoryview) -> T:
     """Decode one message; raises WireError naming what was wrong."""
     try:
         return using.decode(payload)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except MALFORMED as error:
         raise WireError(f"malformed or foreign message ({len(payload)} bytes): {error}") from error

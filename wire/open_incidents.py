@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from wire.alerts import OPEN_INCIDENTS, Alert, from_json
-from wire.messages import WireError
+from wire.messages import MALFORMED, WireError
 
 Name = tuple[str, str]  # camera, incident
 
@@ -31,7 +31,7 @@ def names_of(reply: Iterable[bytes]) -> dict[str, set[str]]:
     for field in reply:
         try:
             camera, incident = _decoder.decode(field)
-        except msgspec.DecodeError:
+        except MALFORMED:
             continue  # somebody else's; nothing of ours is called so
         found.setdefault(camera, set()).add(incident)
     return found
@@ -40,6 +40,11 @@ def names_of(reply: Iterable[bytes]) -> dict[str, set[str]]:
 def read_opened(names: Iterable[Name]) -> tuple[Any, ...]:
     """The command that reads the alerts which opened these (at least one); its reply is for `opened_of`."""
     return ("HMGET", OPEN_INCIDENTS, *map(msgspec.json.encode, names))
+
+
+def forget(names: Iterable[Name]) -> tuple[Any, ...]:
+    """The command that takes these (at least one) for open no more. Only for what no alert can close."""
+    return ("HDEL", OPEN_INCIDENTS, *map(msgspec.json.encode, names))
 
 
 def read_all_opened() -> tuple[Any, ...]:

@@ -17,7 +17,7 @@ import msgspec
 import structlog
 from msgspec import Struct
 
-from wire.messages import DetectionRecord
+from wire.messages import MALFORMED, DetectionRecord
 
 log = structlog.get_logger()
 
@@ -128,14 +128,14 @@ def _frames(pieces: Iterator[bytes], path: Path, lines: bool) -> Iterator[Record
     first = next(pieces, b"")
     try:
         version = head.decode(first).sparsecam_recording
-    except (msgspec.DecodeError, RecursionError):
+    except MALFORMED:
         raise RecordingError(f"{path}: {expected}") from None
     if version != VERSION:
         raise RecordingError(f"{path}: a recording of version {version}; this build reads version {VERSION}")
     for number, piece in enumerate(pieces, start=2):
         try:
             yield frame.decode(piece)
-        except (msgspec.DecodeError, RecursionError) as error:
+        except MALFORMED as error:
             raise RecordingError(f"{path}:{number}: not a frame of a recording: {error}") from None
 
 

@@ -15,6 +15,7 @@ from services.config import Config
 from services.jobs.arguments import JobError, PublishArguments, TrainArguments, checked
 from wire import jobs
 from wire.jobs import ENDED, Job, JobStatus, LogLine
+from wire.messages import MALFORMED
 from wire.redis_link import Link
 
 MOST_WAITING = 100  # a queue of weeks already; far below what the stream holds (JOBS_MAXLEN), so that none is cut off
@@ -142,7 +143,7 @@ def _row(one: JobStatus) -> dict[str, float]:
     """The newest row of results.csv; empty where there is none, or none that can be read."""
     try:
         return msgspec.json.decode(one.row or "{}", type=dict[str, float])
-    except msgspec.DecodeError:
+    except MALFORMED:
         return {}
 
 

@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Struct, field
 
 from wire.jobs import Job, State
+from wire.messages import MALFORMED
 
 
 class Record(Struct):
@@ -41,7 +42,7 @@ class JobFolder:
         self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
         try:
             return msgspec.json.decode((self.path / "job.json").read_bytes(), type=Record)
-        except (OSError, msgspec.DecodeError):
+        except (OSError, *MALFORMED):
             return Record()
 
     def write(self, record: Record) -> None:

@@ -32,7 +32,8 @@ def description(settings: MqttSettings, camera: str, rule: str) -> str:
         {
             "name": rule,
             "unique_id": id_,
-            "object_id": id_,
+            # Since 2025.10; its older name, `object_id`, is gone since 2026.4.
+            "default_entity_id": f"binary_sensor.{id_}",
             "state_topic": sensor_topic(settings, camera, rule, "state"),
             "json_attributes_topic": sensor_topic(settings, camera, rule, "attributes"),
             "availability_topic": status_topic(settings),

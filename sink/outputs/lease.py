@@ -36,6 +36,15 @@ class Lease:
         self._connect = connect
         self._lease_s = lease_s
         self._until_s = 0.0
+        self._taken = self._silent = False
+
+    def taken(self) -> bool:
+        """Whether Redis, when it last answered, said that another process is the one."""
+        return self._taken
+
+    def silent(self) -> bool:
+        """Whether Redis did not answer when it was asked last."""
+        return self._silent
 
     def held(self) -> bool:
         """Whether this process is the one to deliver."""
@@ -52,8 +61,9 @@ class Lease:
                     client = self._connect()
                     lock = client.lock(OWNER_KEY, timeout=self._lease_s, thread_local=False)
                 self._renew(lock)
-                told = False
+                told = self._silent = False
             except (redis.RedisError, RedisAway, OSError) as error:
+                self._silent = True
                 if not told:
                     log.warning("redis away: outputs wait", reason=redact(str(error)))
                     told = True
@@ -68,6 +78,7 @@ class Lease:
         except LockError:  # it ran out: another process may have it
             lock.local.token = None
             got = lock.acquire(blocking=False)
+        self._taken = not got
         if got:
             self._until_s = asked_s + self._lease_s - MARGIN_S
             if not was_held:

@@ -60,10 +60,11 @@ class Mqtt(Output):
         """Publish, and wait until the broker has it."""
         with self._attempt() as until_s:
             client = self._client or self._connect(until_s)
-            sent = [client.publish(f"{self._settings.topic}/alerts", text, QOS)]
-            if self._sensors is not None:
-                sent += self._show(client, self._sensors, alert, text)
-            self._wait(sent, until_s)
+            # The sensor first: Redis must know of a new one, and where it refuses nothing is published again and again.
+            sent = self._show(client, self._sensors, alert, text) if self._sensors is not None else []
+            sent.append(client.publish(f"{self._settings.topic}/alerts", text, QOS))
+            # Not `until_s`: what a new connection had to say may have taken longer.
+            self._wait(sent, time.monotonic() + self._settings.timeout_s)
         self._note(alert)
 
     def refresh(self) -> bool:
@@ -165,9 +166,9 @@ class Mqtt(Output):
             sent.append(client.publish(status_topic(self._settings), "online", QOS, retain=True))
         gone: set[Sensor] = set()
         if self._sensors is not None:
-            standing = self._sensors.read()
-            if again:
-                self._open = self._open_of(standing)
+            standing = self._sensors.read(opened=again)
+            if standing.opened is not None:
+                self._open = self._open_of(standing.opened)
             wanted = self._wanted(standing)
             new, gone = wanted - standing.announced, standing.announced - wanted
             self._sensors.add(new)
@@ -189,11 +190,12 @@ class Mqtt(Output):
         found = {(camera, rule) for camera, rules in standing.rules.items() for rule in rules}
         # One of the system's own comes with its first alert, and goes with its camera.
         found |= {one for one in standing.announced if one[1].startswith("system.") and one[0] in standing.rules}
-        return {one for one in found if self._settings.covers(*one)} | self._open_of(standing).keys()
+        is_open = {one for one, incidents in self._open.items() if incidents}
+        return {one for one in found if self._settings.covers(*one)} | is_open
 
-    def _open_of(self, standing: Standing) -> dict[Sensor, set[str]]:
+    def _open_of(self, alerts: Iterable[Alert]) -> dict[Sensor, set[str]]:
         found: dict[Sensor, set[str]] = {}
-        for opened in standing.opened:
+        for opened in alerts:
             if self._settings.concerns(opened):
                 found.setdefault((opened.camera, opened.rule), set()).add(opened.incident)
         return found

@@ -18,6 +18,7 @@ import redis
 import structlog
 
 from sink.outputs.delivery import DeliveryError, Failed, Output, Refused, Unreachable
+from sink.outputs.lease import Lease
 from sink.outputs.reader import AlertReader, Entry
 from sink.outputs.settings import CommonSettings
 from wire.logs import redact
@@ -57,7 +58,7 @@ class OutputCounts:
 
 
 class OutputRunner:
-    """Call `run` on a thread; `counts` from any. `owner` says whether this process is the one to deliver."""
+    """Call `run` on a thread; `counts` from any. It delivers while it holds the `lease`; always without."""
 
     def __init__(
         self,
@@ -65,13 +66,13 @@ class OutputRunner:
         settings: CommonSettings,
         output: Output,
         connect: Callable[[], redis.Redis],
-        owner: Callable[[], bool] = lambda: True,
+        lease: Lease | None = None,
     ) -> None:
         self.name = name
         self._settings = settings
         self._output = output
         self._connect = connect
-        self._owner = owner
+        self._lease = lease
         self._reader = AlertReader(name, settings.deadletters_maxlen)
         self._link: Link | None = None
         self._held: dict[bytes, Entry] = {}  # in the order of the stream
@@ -85,9 +86,10 @@ class OutputRunner:
         told = False
         try:
             while not stop.is_set():
-                if not self._owner():
+                if not self._is_ours():
                     self._let_go()
-                    self._output.release()
+                    if self._is_anothers():  # and not only cut off from Redis: then the output still speaks for us
+                        self._output.release()
                     self._refresh_s = 0.0
                     stop.wait(STANDBY_WAIT_S)
                     continue
@@ -102,8 +104,9 @@ class OutputRunner:
                     stop.wait(REDIS_RETRY_S)
         finally:
             self._let_go()
-            if not self._owner():
-                self._output.release()  # a goodbye would be taken for that of the process that delivers now
+            # A goodbye would be taken for that of the process that delivers now; without Redis there is none.
+            if not self._is_ours() and not self._is_cut_off():
+                self._output.release()
             self._output.close()
 
     def counts(self) -> OutputCounts:
@@ -120,6 +123,15 @@ class OutputRunner:
             waiting=self._reader.waiting + len(self._held),
             reachable=self._outages == 0,
         )
+
+    def _is_ours(self) -> bool:
+        return self._lease is None or self._lease.held()
+
+    def _is_anothers(self) -> bool:
+        return self._lease is not None and self._lease.taken()
+
+    def _is_cut_off(self) -> bool:
+        return self._lease is not None and self._lease.silent()
 
     def _resume(self) -> Link:
         link = Link(self._connect())

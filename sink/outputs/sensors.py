@@ -16,6 +16,7 @@ import redis
 
 from sink.watchers import read_watchers, watchers_of
 from wire.alerts import Alert
+from wire.messages import MALFORMED
 from wire.open_incidents import opened_of, read_all_opened
 from wire.redis_link import Link
 
@@ -29,7 +30,7 @@ class Standing:
     """What Redis says now."""
 
     rules: dict[str, tuple[str, ...]]  # camera: the rules that sinks run on it
-    opened: list[Alert]  # that opened what is open
+    opened: list[Alert] | None  # that opened what is open; None where that was not asked
     announced: set[Sensor]
 
 
@@ -41,13 +42,12 @@ class Sensors:
         self._connect = connect
         self._link: Link | None = None
 
-    def read(self) -> Standing:
-        """All of it, at one instant."""
-        *_, (watchers, opened, announced) = self._send(
-            ("MULTI",), read_watchers(), read_all_opened(), ("SMEMBERS", self._key), ("EXEC",)
-        )
+    def read(self, *, opened: bool) -> Standing:
+        """All of it, at one instant; what is `opened`, which may be megabytes, if wanted."""
+        asked = [read_watchers(), ("SMEMBERS", self._key), *([read_all_opened()] if opened else [])]
+        *_, (watchers, announced, *rest) = self._send(("MULTI",), *asked, ("EXEC",))
         rules = {camera: one.rules for camera, one in watchers_of(watchers).items()}
-        return Standing(rules, opened_of(opened), set(_sensors_of(announced)))
+        return Standing(rules, opened_of(rest[0]) if rest else None, set(_sensors_of(announced)))
 
     def add(self, sensors: Iterable[Sensor]) -> None:
         """Before the broker hears of them, so that none is ever forgotten there."""
@@ -82,5 +82,5 @@ class Sensors:
 
 def _sensors_of(members: Iterable[bytes]) -> Iterator[Sensor]:
     for member in members:
-        with suppress(msgspec.DecodeError):  # somebody else's; nothing of ours is called so
+        with suppress(*MALFORMED):  # somebody else's; nothing of ours is called so
             yield _decoder.decode(member)

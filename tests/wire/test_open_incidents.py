@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis.crc import key_slot
 
-from wire.alerts import ALERTS, OPEN_INCIDENTS, Alert, alert_once, rfc3339
+from wire.alerts import ALERTS, OPEN_INCIDENTS, Alert, alert_once, rfc3339, to_json
 from wire.open_incidents import names_of, opened_of, read_all_opened, read_names, read_opened
 from wire.redis_link import Link, connect
 from wire.settings import RedisSettings
@@ -60,8 +60,16 @@ def test_one_whose_beginning_redis_lost_is_there_again_with_its_next_alert(link:
     assert opened_of(link.send(read_all_opened())[0]) == [alert("updated", "a", 1)]
 
 
+def test_one_whose_end_was_told_without_it_is_gone_when_the_end_is_told_again(link: Link) -> None:
+    """As by a sink of a version that did not keep it."""
+    publish(link, alert("opened", "a"), alert("closed", "a"))
+    link.send(("HSET", OPEN_INCIDENTS, '["door","a"]', to_json(alert("opened", "a"))))
+    publish(link, alert("closed", "a"))
+    assert names_of(link.send(read_names())[0]) == {}
+
+
 def test_what_is_none_of_ours_is_left_out(link: Link) -> None:
-    link.send(("HSET", OPEN_INCIDENTS, "rubbish", "{}", '["door"]', "x", '["door","a"]', "x"))
+    link.send(("HSET", OPEN_INCIDENTS, "rubbish", "{}", b'["\xff","a"]', "x", '["door","a"]', b'{"id":"\xff"}'))
     assert names_of(link.send(read_names())[0]) == {"door": {"a"}}
     assert opened_of(link.send(read_all_opened())[0]) == []
 

@@ -54,6 +54,7 @@ def test_the_lease_is_held_by_one_and_passed_on_at_once(valkey: EmbeddedValkey, 
     second, _ = begin(valkey.url, 5.0)
     time.sleep(0.3)
     assert first.held() and not second.held()
+    assert second.taken() and not first.taken()
     end_first()
     wait_until(second.held, 1.0)
     assert not first.held()
@@ -68,9 +69,12 @@ def test_the_lease_of_a_process_cut_off_ends_before_another_takes_over(
     os.kill(own_valkey.pid, signal.SIGSTOP)
     try:
         wait_until(lambda: not first.held(), 2.0)
+        wait_until(first.silent, 2.0)
+        assert not first.taken()  # nobody said so
     finally:
         os.kill(own_valkey.pid, signal.SIGCONT)
     wait_until(first.held)
+    wait_until(lambda: not first.silent())
 
 
 def test_the_lease_survives_a_restart_of_redis(own_valkey: EmbeddedValkey, begin: Any, wait_until: Any) -> None:

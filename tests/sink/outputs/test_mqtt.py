@@ -80,7 +80,9 @@ def test_home_assistant_finds_the_sensors_before_the_first_alert_of_each(
     assert config["json_attributes_topic"] == "sparsecam/door/armed/attributes"
     assert config["availability_topic"] == "sparsecam/status"
     assert config["device"]["name"] == "door"
-    assert len({json.loads(late.of(topic)[0])["unique_id"] for topic in configs}) == 2
+    told = [json.loads(late.of(topic)[0]) for topic in configs]
+    assert len({one["unique_id"] for one in told}) == 2
+    assert all(one["default_entity_id"] == f"binary_sensor.{one['unique_id']}" for one in told)
     assert late.of("sparsecam/status") == [b"online"]
     assert late.of("sparsecam/door/armed/state") == [b"ON"]
     assert late.of("sparsecam/alerts") == []  # not retained

@@ -12,12 +12,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sink.outputs.deadletters import count_deadletters, deadletters, deadletters_key, drop_deadletters
 from sink.outputs.delivery import DeliveryError, Failed, Output, Refused, Unreachable
+from sink.outputs.lease import Lease
 from sink.outputs.runner import HELD_MOST, OutputRunner
 from sink.outputs.settings import WebhookSettings
 from sink.outputs.webhook import Webhook
@@ -41,6 +43,7 @@ class Scripted(Output):
         self.taken: list[Alert] = []
         self.tries: dict[str, int] = {}
         self._answers = answers
+        self.ends: list[str] = []
 
     def deliver(self, alert: Alert, text: bytes) -> None:
         self.tries[alert.id] = self.tries.get(alert.id, 0) + 1
@@ -48,11 +51,32 @@ class Scripted(Output):
             raise error
         self.taken.append(alert)
 
-    def close(self) -> None: ...
+    def release(self) -> None:
+        self.ends.append("released")
+
+    def close(self) -> None:
+        self.ends.append("closed")
 
     @property
     def seqs(self) -> list[int | None]:
         return [alert.seq for alert in list(self.taken)]
+
+
+class Switched(Lease):
+    """A lease that is held, and that another has, as it is told."""
+
+    def __init__(self) -> None:
+        super().__init__(redis.Redis)
+        self.is_ours, self.is_taken, self.is_silent = True, False, False
+
+    def held(self) -> bool:
+        return self.is_ours
+
+    def taken(self) -> bool:
+        return self.is_taken
+
+    def silent(self) -> bool:
+        return self.is_silent
 
 
 def pending(url: str, name: str) -> int:
@@ -412,22 +436,45 @@ def test_whatever_fails_each_alert_is_delivered_or_put_aside(
 def test_without_the_lease_nothing_is_delivered_and_with_it_what_waited_is(
     valkey: EmbeddedValkey, publish: Any, make_alert: Any, wait_until: Any
 ) -> None:
-    ours = threading.Event()
-    ours.set()
-    output = Scripted()
-    runner = OutputRunner("a", webhook("http://h"), output, lambda: connect(RedisSettings(url=valkey.url)), ours.is_set)
+    lease, output = Switched(), Scripted()
+    runner = OutputRunner("a", webhook("http://h"), output, lambda: connect(RedisSettings(url=valkey.url)), lease)
     stop = threading.Event()
     thread = threading.Thread(target=runner.run, args=(stop,))
     thread.start()
     try:
         wait_until(lambda: runner._link is not None)
-        ours.clear()
+        lease.is_ours = False
         wait_until(lambda: runner._link is None)
         publish(valkey.url, make_alert(1))
         time.sleep(0.3)
         assert output.taken == []
-        ours.set()
+        lease.is_ours = True
         wait_until(lambda: output.seqs == [1])
     finally:
         stop.set()
         thread.join(5)
+
+
+@pytest.mark.parametrize("then", ["replaced", "stopped"])
+def test_an_output_cut_off_from_redis_speaks_for_this_process_until_another_has_taken_over(
+    valkey: EmbeddedValkey, wait_until: Any, then: str
+) -> None:
+    """It keeps its connection (and so MQTT's will) and says goodbye; replaced, it leaves without a word."""
+    lease, output = Switched(), Scripted()
+    stop = threading.Event()
+    runner = OutputRunner("a", webhook("http://h"), output, lambda: connect(RedisSettings(url=valkey.url)), lease)
+    thread = threading.Thread(target=runner.run, args=(stop,))
+    thread.start()
+    try:
+        wait_until(lambda: runner._link is not None)
+        lease.is_silent, lease.is_ours = True, False
+        wait_until(lambda: runner._link is None)
+        time.sleep(0.3)  # three looks at the lease
+        assert output.ends == []
+        if then == "replaced":
+            lease.is_silent, lease.is_taken = False, True
+            wait_until(lambda: "released" in output.ends)
+    finally:
+        stop.set()
+        thread.join(5)
+    assert output.ends[-2:] == (["released", "closed"] if then == "replaced" else ["closed"])

@@ -250,7 +250,7 @@ settings = MqttSettings(kind="mqtt", host="127.0.0.1", port=int(sys.argv[2]), ti
 lease = Lease(connection, lease_s=3.0)
 holder = threading.Thread(target=lease.run, args=(lease_stop,))
 holder.start()
-OutputRunner("ha", settings, Mqtt(settings, Sensors("ha", connection)), connection, lease.held).run(stop)
+OutputRunner("ha", settings, Mqtt(settings, Sensors("ha", connection)), connection, lease).run(stop)
 lease_stop.set()
 holder.join()
 """
