@@ -380,6 +380,7 @@ def test_a_sink_killed_and_started_without_the_camera_ends_its_incident_and_take
             wait_until(lambda: newest(listener, STATUS) == b"online", 30)
             wait_until(lambda: newest(listener, config_topic("door", "armed")) == b"", 30)
             wait_until(lambda: newest(listener, "sparsecam/porch/armed/state") == b"OFF")
+            wait_until(lambda: newest(listener, STATE) == b"")
         finally:
             sink.kill()
             sink.wait()
@@ -388,4 +389,3 @@ def test_a_sink_killed_and_started_without_the_camera_ends_its_incident_and_take
     assert (closed.event, closed.incident) == ("closed", opened.incident)
     assert closed.detail["reason"] == "camera_removed"
     assert [one for one in listener.of(STATE) if one in (b"ON", b"OFF")][-1] == b"OFF"
-    assert newest(listener, STATE) == b""
