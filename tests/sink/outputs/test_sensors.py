@@ -381,6 +381,7 @@ def test_a_sink_killed_and_started_without_the_camera_ends_its_incident_and_take
             wait_until(lambda: newest(listener, config_topic("door", "armed")) == b"", 30)
             wait_until(lambda: newest(listener, "sparsecam/porch/armed/state") == b"OFF")
             wait_until(lambda: newest(listener, STATE) == b"")
+            wait_until(lambda: len(set(listener.of("sparsecam/alerts"))) == 2)
         finally:
             sink.kill()
             sink.wait()
