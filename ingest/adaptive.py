@@ -38,6 +38,9 @@ _LEAP_BACK_S, _LEAP_AHEAD_S = 1.0, 5.0
 _UNTIMED = 25
 # A false alarm doubles the alarm level, up to threefold; a minute of two-second keyframes undoes one.
 _MORE_CAUTION, _MOST_CAUTION, _LESS_CAUTION = 2.0, 3.0, 0.97
+# With B frames each alarm decodes all that is held. Two false ones bring the caution to its most; what is still larger
+# then, before the next keyframe, is worth waking for, and no look costs as much again.
+_MOST_LOOKS = 2
 # Movements in a row that only a keyframe's pixels showed: sizes that were silent three times tell nothing.
 _SILENT = 3
 # A stream found unfit gets another chance after this: light, bitrate or settings may have changed, and a keyframe that
@@ -68,6 +71,7 @@ class Adaptive:
         self._asleep = False
         self._looked = 0  # held packets that the decoder has seen
         self._reorders = False  # it has B frames
+        self._looks = 0  # since the keyframe, where it reorders
         self._now_s: float | None = None  # the newest time of the stream
         self._keyframe_s = 0.0  # of the newest keyframe
         self._since_keyframe = 0  # packets
@@ -203,7 +207,7 @@ class Adaptive:
         yield from self._settle()
         if self._looked:
             self._decoder.reset()
-        self._looked = 0
+        self._looked = self._looks = 0
         self._sizes.caution = max(1.0, self._sizes.caution * _LESS_CAUTION)
         unusual = self._sizes.keyframe(payload_bytes(keyframe))
         self._held.add(keyframe, captured_ns, counted=keyframe.is_discard)
@@ -251,6 +255,10 @@ class Adaptive:
         """A packet was larger than usual: do the pixels agree?"""
         packets = [each.packet for each in self._held]
         if self._reorders:
+            if self._looks == _MOST_LOOKS:
+                yield from self._wake("size", f"a packet {times:.1f} times the usual, the third since the keyframe")
+                return
+            self._looks += 1
             # The newest picture stays inside until later packets push it out, or all are decoded to the end.
             frame = self._decoder.look_through(packets)
         else:
@@ -268,7 +276,7 @@ class Adaptive:
     def _wake(self, reason: WakeReason, why: str) -> Iterator[Delivery]:
         self._asleep = False
         self._moved_s = self._now
-        self._looked = 0
+        self._looked = self._looks = 0
         self._sizes.forget()
         self._wakefulness.woke(reason, why)
         yield from self._settle_old()

@@ -102,8 +102,9 @@ class Camera:
         while not self._over:
             source, reader = self._in_source(self._open)
             try:
-                self._preparation.clock.restart()
-                self._play(source, reader)
+                if not self._over:  # else another thread may read this camera by now
+                    self._preparation.clock.restart()
+                    self._play(source, reader)
             finally:
                 self._in_source(reader.close)
             if source.live or not self._settings.loop:
@@ -114,13 +115,11 @@ class Camera:
         source, reader = self._open_reader(
             self._settings, self._max_pixels, lambda: self._port.spec is not None, self._status.wakefulness
         )
-        if self._preparation.ring is not None and isinstance(reader, VideoReader):
+        if self._preparation.ring is not None and isinstance(reader, VideoReader) and not self._over:
             reader.record(self._preparation.ring)
         return source, reader
 
     def _play(self, source: Source, reader: Reader) -> None:
-        if self._over:
-            return
         if not source.live:
             self._wait_for_model()
         deliveries = iter(reader.deliveries())

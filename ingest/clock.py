@@ -1,7 +1,8 @@
 """Event time: a source's timestamps (PTS) on the wall clock, strictly rising for each camera.
 
-Arrival times come from the monotonic clock, laid on the wall clock when the stream is anchored, so a step of the
-system's clock in mid-stream moves nothing.
+Arrival times come from the monotonic clock, laid on the wall clock when the stream is anchored. A step of the system's
+clock (no battery behind it, and the network's time found late) is followed some seconds later, in one leap; only then
+can event time fall.
 """
 
 from __future__ import annotations
@@ -12,11 +13,22 @@ from collections.abc import Callable
 # A live camera's timestamps may leap ahead of real time by this much (a lost second of packets, a late start) before
 # that is called a jump; a camera whose own clock is set leaps by more.
 LIVE_LEAP_US = 1_000_000
-# How far event time may lie from arrival. HLS delivers up to ten seconds at once, so less would jump at each segment.
+# How far event time may lie behind arrival. HLS delivers up to ten seconds at once, so less would jump at each segment.
 LIVE_STRAY_US = 15_000_000
-# Part of a second that event time is pulled towards arrival in a second: fifty times the error of a poor crystal
+# Part of a second that event time is pulled towards arrival in a second: ten times the error of a poor crystal
 # (100 ppm), and yet too slow for a rule that measures seconds to notice.
-SLEW = 0.005
+SLEW = 0.001
+# For so long after the start of a stream a frame that comes in less than half its time is old: a playlist's last
+# segments, or frames since the last keyframe. They come as fast as the network carries them, in a second or two.
+CATCH_UP_US = 5_000_000
+# No more of the past is sent than three long segments (RFC 8216, 6.3.3); what goes on like this is a recording, or a
+# source whose timestamps run too fast.
+PAST_US = 30_000_000
+# The system's clock has been set when it stays this far from where it was. Time servers slew what is less than half a
+# second, and two processes' readings lie milliseconds apart.
+WALL_STEP_US = 2_000_000
+# So long must it stay there: while the clock is being found it may be set more than once.
+WALL_STAYS_US = 10_000_000
 # Gaps in a recording are real (time-lapse, motion-triggered recording); an hour is a broken or wrapped timestamp.
 FILE_LEAP_US = 3_600_000_000
 
@@ -25,7 +37,8 @@ class EventClock:
     """Maps one camera's timestamps to event time (microseconds since the epoch). One thread uses it.
 
     `wall_us` and `monotonic_ns` are injected for tests. `jumps` counts re-anchorings; `last_jump_us` is the size of the
-    last one: by how much the source's time and ours parted.
+    last one, by how much the source's time and ours parted, or the system's clock was set (`last_jump_was_ours`).
+    `catching_up`: the newest frame was an old one, delivered because the stream had just begun.
     """
 
     def __init__(
@@ -36,7 +49,9 @@ class EventClock:
     ) -> None:
         self.jumps = 0
         self.last_jump_us = 0
+        self.last_jump_was_ours = False
         self.lag_us = 0
+        self.catching_up = False
         self._live = live
         self._wall_us = wall_us
         self._monotonic_ns = monotonic_ns
@@ -44,6 +59,8 @@ class EventClock:
         self._offset_us: float | None = None  # event time minus the source's time
         self._pts_us = 0.0
         self._arrival_us = 0.0
+        self._anchored_us = self._anchored_pts_us = 0.0  # arrival and time of the frame that anchored the stream
+        self._strayed_since_ns: int | None = None  # since when the wall clock lies elsewhere
         self._event_us = 0
 
     def restart(self) -> None:
@@ -60,35 +77,59 @@ class EventClock:
         return self._event_us
 
     def _live_time(self, pts_s: float | None, captured_ns: int) -> float:
+        self.catching_up = False
         if self._offset_us is None:
             self._lay_on_wall(captured_ns)
+        else:
+            self._follow_wall(captured_ns)
         arrival_us = self._epoch_us + captured_ns / 1000
         if pts_s is None:
             return arrival_us
         pts_us = pts_s * 1e6
         if self._offset_us is None:
             self._anchor(pts_us, arrival_us)
+        assert self._offset_us is not None  # anchored now
         step_us, passed_us = pts_us - self._pts_us, arrival_us - self._arrival_us
-        stray_us = arrival_us - (self._offset_us or 0.0) - pts_us
-        leapt = step_us < 0 or step_us - max(passed_us, 0) > LIVE_LEAP_US or abs(stray_us) > LIVE_STRAY_US
-        if leapt:
+        stray_us = arrival_us - self._offset_us - pts_us
+        if step_us < 0 or step_us - max(passed_us, 0) > LIVE_LEAP_US or abs(stray_us) > LIVE_STRAY_US:
             self._jump(round(stray_us))
             self._lay_on_wall(captured_ns)
             arrival_us = self._epoch_us + captured_ns / 1000
             self._anchor(pts_us, arrival_us)
+        elif stray_us < 0:  # no frame is taken after it arrived: those before it were late
+            self._offset_us += stray_us
+            begun = arrival_us - self._anchored_us < CATCH_UP_US and pts_us - self._anchored_pts_us < PAST_US
+            self.catching_up = begun and stray_us < -step_us / 2
         else:
-            pull_us = min(SLEW * step_us, abs(stray_us))
-            assert self._offset_us is not None  # anchored above
-            self._offset_us += pull_us if stray_us > 0 else -pull_us
+            self._offset_us += min(SLEW * step_us, stray_us)
         self._pts_us, self._arrival_us = pts_us, arrival_us
-        event_us = pts_us + (self._offset_us or 0.0)
+        event_us = pts_us + self._offset_us
         self.lag_us = round(arrival_us - event_us)
         return event_us
 
     def _lay_on_wall(self, captured_ns: int) -> None:
-        wall_epoch_us = self._wall_us() - self._monotonic_ns() / 1000
-        # A wall clock that was set back is not followed: event time goes on from where it was, at its usual pace.
-        self._epoch_us = max(wall_epoch_us, self._event_us - captured_ns / 1000)
+        # A wall clock that was set back is not followed at once: event time goes on from where it was, at its pace.
+        self._epoch_us = max(self._wall_epoch_us(), self._event_us - captured_ns / 1000)
+
+    def _wall_epoch_us(self) -> float:
+        return self._wall_us() - self._monotonic_ns() / 1000
+
+    def _follow_wall(self, captured_ns: int) -> None:
+        """Leap to where the wall clock is, once it has stayed there."""
+        step_us = self._wall_epoch_us() - self._epoch_us
+        if abs(step_us) < WALL_STEP_US:
+            self._strayed_since_ns = None
+        elif self._strayed_since_ns is None:
+            self._strayed_since_ns = captured_ns
+        elif captured_ns - self._strayed_since_ns >= WALL_STAYS_US * 1000:
+            self._strayed_since_ns = None
+            self._jump(round(step_us), ours=True)
+            self._epoch_us += step_us
+            self._offset_us = (self._offset_us or 0.0) + step_us
+            self._arrival_us += step_us
+            self._anchored_us += step_us
+            if step_us < 0:
+                self._event_us = 0  # the one time that event time may fall
 
     def _file_time(self, pts_s: float | None, nominal_us: float) -> float:
         next_us = self._event_us + nominal_us if self._event_us else float(self._wall_us())
@@ -105,8 +146,8 @@ class EventClock:
 
     def _anchor(self, pts_us: float, event_us: float) -> None:
         self._offset_us = event_us - pts_us
-        self._pts_us, self._arrival_us = pts_us, event_us
+        self._pts_us, self._arrival_us = self._anchored_pts_us, self._anchored_us = pts_us, event_us
 
-    def _jump(self, size_us: int) -> None:
+    def _jump(self, size_us: int, *, ours: bool = False) -> None:
         self.jumps += 1
-        self.last_jump_us = size_us
+        self.last_jump_us, self.last_jump_was_ours = size_us, ours

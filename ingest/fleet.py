@@ -77,6 +77,7 @@ class Fleet:
         self._open_reader = open_reader
         self._stop = threading.Event()
         self._lock = threading.Lock()
+        self._left_behind: list[threading.Thread] = []  # abandoned, and hanging when that was looked at last
         self._slots = {name: self._slot(name, camera, link) for name, camera in cameras.items() if camera.enabled}
         self._watchdog = threading.Thread(target=self._watch, name="camera-watchdog", daemon=True)
 
@@ -149,10 +150,13 @@ class Fleet:
         error = SourceError("hung", why)
         slot.status.failed(error)
         log.error("reader abandoned", camera=slot.status.camera, error=why, mend=error.mend)
-        abandoned = sum(each.status.abandoned for each in self._slots.values())
-        if abandoned > self._settings.max_abandoned:
-            self.fatal = f"{abandoned} readers abandoned, more than max_abandoned ({self._settings.max_abandoned})"
-            log.critical("too many readers abandoned", abandoned=abandoned)
+        self._left_behind = [thread for thread in [*self._left_behind, slot.thread] if thread.is_alive()]
+        hanging = len(self._left_behind)
+        if hanging > self._settings.max_abandoned:
+            self.fatal = (
+                f"{hanging} abandoned readers still hang, more than max_abandoned ({self._settings.max_abandoned})"
+            )
+            log.critical("too many readers abandoned", hanging=hanging)
         elif slot.status.live:
             self._replace(slot)
         else:

@@ -11,9 +11,11 @@ class FpsLimit:
         self._due_us: float | None = None
 
     def passes(self, event_us: int) -> bool:
-        """Whether the frame of this event time is wanted. Event time must not fall."""
+        """Whether the frame of this event time is wanted. Where event time falls the beat starts anew."""
         if not self._period_us:
             return True
+        if self._due_us is not None and event_us < self._due_us - 2 * self._period_us:  # never due so far ahead
+            self._due_us = None
         if self._due_us is not None and event_us < self._due_us:
             return False
         # The next frame is due one period after this one *was due*, not after it came: otherwise 25 fps limited to 10

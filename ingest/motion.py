@@ -43,7 +43,8 @@ class MotionGate:
         else:
             assert self._background is not None  # `first` was false
             cv2.accumulateWeighted(cells, self._background, _LEARN)
-        if moved or event_us - self._passed_us >= self._settings.max_quiet_s * 1e6:
+        quiet_us = event_us - self._passed_us
+        if moved or not 0 <= quiet_us < self._settings.max_quiet_s * 1e6:  # below 0: event time fell
             self._passed_us = event_us
             return True
         return False

@@ -54,7 +54,10 @@ class Preparation:
         self.status.lag_us = self.clock.lag_us
         if self.clock.jumps != jumps:
             self.status.clock_jumps += 1
-            log.warning("source clock jumped", camera=self.status.camera, by_ms=self.clock.last_jump_us // 1000)
+            what = (
+                "system clock was set, event time follows" if self.clock.last_jump_was_ours else "source clock jumped"
+            )
+            log.warning(what, camera=self.status.camera, by_ms=self.clock.last_jump_us // 1000)
         return event_us
 
     def handle(self, picture: Picture, event_us: int) -> None:
@@ -68,6 +71,9 @@ class Preparation:
         try:
             self._sameness.look(picture.image, picture.captured_ns)
             self.status.same_s = self._sameness.same_s
+            if self.clock.catching_up:
+                ledger.dropped("stale")
+                return
             # Cheapest first: the limit looks at a number, the gate at a few thousand pixels.
             if not self._limit.passes(event_us):
                 ledger.dropped("rate_limited")

@@ -163,7 +163,7 @@ class IngestSettings(_Settings):
         default=8,
         ge=0,
         le=1000,
-        description="Given-up readers after which the process ends, to be started afresh (threads).",
+        description="When more given-up readers hang at once the process ends, to be started afresh (threads).",
     )
     max_pixels: int = Field(
         default=8192 * 8192,

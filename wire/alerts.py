@@ -9,6 +9,7 @@ Which incidents are open is written with it (wire/open_incidents.py).
 from __future__ import annotations
 
 import hashlib
+import inspect
 import re
 import sys
 import threading
@@ -270,6 +271,9 @@ def _alert_of(id_: bytes, fields: list[bytes]) -> Alert | None:
 def alert_schema() -> dict[str, Any]:
     """The JSON Schema (2020-12) of Alert."""
     schema = msgspec.json.schema(Alert)
+    for definition in schema["$defs"].values():
+        if "description" in definition:  # a docstring, which msgspec before 0.23 takes with its indentation
+            definition["description"] = inspect.cleandoc(definition["description"])
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$id": "urn:sparsecam:alert:1",

@@ -17,14 +17,17 @@ import structlog
 import zmq
 
 from wire.curve import CurveKeys, protect_server, start_authenticator
-from wire.dispatch import Dispatcher, End
+from wire.dispatch import Dispatcher, End, Key, key_of
+from wire.heartbeat import beat_between_hosts
 from wire.messages import (
     Beat,
     Done,
     FrameHeader,
+    FrameKey,
     Hello,
     Inferred,
     Leave,
+    Outcome,
     Ready,
     Settled,
     Settlement,
@@ -49,6 +52,9 @@ FIRST_PATIENCE_S = 3.0  # until a worker's first beat says otherwise
 # half its window (16 frames) settled in this time plays at 1000 frames a second.
 SETTLE_BATCH_S = 0.015
 DRAIN_MESSAGES = 64  # taken from one socket before the other has a turn
+# Ends remembered of an ingest, should it not have heard them: it asks after some seconds (wire.producer), and this is
+# eight seconds of 500 frames each.
+ENDS_KEPT = 4096
 
 _from_ingest = decoder(FrameHeader | Hello)  # type: ignore[arg-type]  # msgspec takes a union for a type
 _from_worker = decoder(Ready | Beat | Inferred | Done | Leave)  # type: ignore[arg-type]  # as above
@@ -75,6 +81,15 @@ class _Ingest:
         self.seen_s = seen_s
         self.told_s = 0.0
         self.settlements: list[Settlement] = []
+        self.missing: list[FrameKey] = []
+        self.ended: dict[Key, Outcome] = {}  # the newest ENDS_KEPT, the oldest first
+
+    def tell(self, key: Key, outcome: Outcome) -> None:
+        """A frame's end goes out with the next message, and is remembered."""
+        self.settlements.append(Settlement(*key, outcome))
+        self.ended[key] = outcome
+        if len(self.ended) > ENDS_KEPT:
+            del self.ended[next(iter(self.ended))]
 
 
 class Broker:
@@ -98,6 +113,7 @@ class Broker:
         socket.router_mandatory = True  # a peer that is gone is an error at once, not a frame lost in silence
         socket.router_handover = True  # a peer that reconnects under its name takes its old connection's place
         socket.maxmsgsize = MAX_MESSAGE_BYTES
+        beat_between_hosts(socket, endpoint)
         protect_server(socket, curve)
         socket.bind(endpoint)
         return socket
@@ -160,9 +176,13 @@ class Broker:
                 self._ingests[name] = ingest = _Ingest(now_s)
                 log.info("ingest joined", ingest=name.decode(errors="replace"))
             ingest.seen_s = now_s
+            self._look_for(ingest, message.unsure)
             return
-        if name not in self._ingests:
+        if (ingest := self._ingests.get(name)) is None:
             return  # it will say hello, learn of its new welcome, and send its file frames again
+        if (known := ingest.ended.get(key_of(message))) is not None:
+            ingest.tell(key_of(message), known)  # sent again because its end had not been heard
+            return
         got = message.slot.size if message.slot else len(parts[2]) if len(parts) == 3 else 0
         if got != message.pixel_bytes:
             self._settle(End(name, message, "bad_frame"))
@@ -173,6 +193,15 @@ class Broker:
         pixels = parts[2:] if message.slot is None else []
         for end in self._dispatcher.frame(name, message, pixels):
             self._settle(end)
+
+    def _look_for(self, ingest: _Ingest, unsure: list[FrameKey]) -> None:
+        """Answer for frames of which an ingest has heard nothing: a broken connection takes what was on its way."""
+        for frame in unsure:
+            key = (frame.camera, frame.session, frame.seq)
+            if (known := ingest.ended.get(key)) is not None:
+                ingest.tell(key, known)
+            elif not self._dispatcher.has(key):
+                ingest.missing.append(frame)
 
     def _on_worker(self, parts: list[zmq.Frame]) -> None:
         if len(parts) != 2:
@@ -218,7 +247,8 @@ class Broker:
                 self._workers.send_multipart([identity, work, *queued.pixels], zmq.NOBLOCK, copy=False)
                 self.stats.dispatched[queued.header.camera] += 1
             except zmq.ZMQError as error:
-                # Nothing reached it: the frame did not die with the worker.
+                for end in self._dispatcher.not_sent(identity, queued):  # it did not die with the worker
+                    self._settle(end)
                 self._worker_unreachable(identity, error)
 
     def _worker_unreachable(self, identity: bytes, error: zmq.ZMQError) -> None:
@@ -237,8 +267,7 @@ class Broker:
     def _settle(self, end: End) -> None:
         self.stats.ends[(end.header.camera, end.outcome)] += 1
         if ingest := self._ingests.get(end.ingest):
-            header = end.header
-            ingest.settlements.append(Settlement(header.camera, header.session, header.seq, end.outcome))
+            ingest.tell(key_of(end.header), end.outcome)
 
     def _flush(self) -> None:
         """Tell each ingest its endings, batched, or that we live."""
@@ -247,9 +276,9 @@ class Broker:
             return
         self._last_flush_s = now_s
         for name, ingest in list(self._ingests.items()):
-            if not ingest.settlements and now_s - ingest.told_s < SIGN_OF_LIFE_S:
+            if not ingest.settlements and not ingest.missing and now_s - ingest.told_s < SIGN_OF_LIFE_S:
                 continue
-            message = Settled(ingest.welcome, self._dispatcher.spec, ingest.settlements)
+            message = Settled(ingest.welcome, self._dispatcher.spec, ingest.settlements, ingest.missing)
             try:
                 self._frames.send_multipart([name, encode(message)], zmq.NOBLOCK)
             except zmq.Again:
@@ -257,7 +286,7 @@ class Broker:
             except zmq.ZMQError as error:
                 self._forget_ingest(name, str(error))
                 continue
-            ingest.settlements, ingest.told_s = [], now_s
+            ingest.settlements, ingest.missing, ingest.told_s = [], [], now_s
 
     def _check_peers(self) -> None:
         now_s = time.monotonic()

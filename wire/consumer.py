@@ -22,6 +22,7 @@ from msgspec import Struct
 
 from wire.broker import CONTROL_SUFFIX, MAX_MESSAGE_BYTES
 from wire.curve import CurveKeys, protect_client
+from wire.heartbeat import beat_between_hosts
 from wire.messages import (
     Beat,
     Done,
@@ -94,6 +95,7 @@ class WorkSource:
         socket.linger = 200  # milliseconds: what was said last gets out, and a missing broker does not hold us up
         socket.maxmsgsize = MAX_MESSAGE_BYTES
         socket.reconnect_ivl, socket.reconnect_ivl_max = 50, 500  # milliseconds: a restarted broker is found at once
+        beat_between_hosts(socket, endpoint)
         protect_client(socket, curve)
         socket.connect(endpoint)
         return socket

@@ -15,6 +15,7 @@ from wire.messages import FrameHeader, InputSpec, Outcome
 from wire.turns import Turns
 
 Pixels = TypeVar("Pixels")
+Key = tuple[str, str, int]  # a frame: camera, session, seq
 
 # A file frame in whose inference this many workers died is taken for the cause and given up. More than a
 # handful of accidents at one and the same frame is no accident.
@@ -23,6 +24,11 @@ MAX_ATTEMPTS = 5
 # A worker that holds nothing while its books here say otherwise has lost a message (a broken tcp connection): frames
 # sent to it longer ago than this are not on their way any more. Idle workers report once a second.
 LOST_ON_THE_WAY_S = 2.0
+
+
+def key_of(header: FrameHeader) -> Key:
+    """Which frame it is."""
+    return header.camera, header.session, header.seq
 
 
 @dataclass
@@ -79,8 +85,8 @@ class Dispatcher(Generic[Pixels]):
         self.cameras: dict[str, Camera[Pixels]] = {}
         self.workers: dict[bytes, Worker[Pixels]] = {}
         self._turns = Turns()  # of the cameras with a waiting frame
-        self._idle: deque[bytes] = deque()  # workers with room, the least recently served first
-        self._files: set[tuple[str, str, int]] = set()  # file frames in our care, to know a re-sent one
+        self._idle: deque[bytes] = deque()  # each worker with room, once; the least recently served first
+        self._in_care: set[Key] = set()  # waiting or with a worker
 
     # -- frames in ------------------------------------------------------------------------------------------------
 
@@ -88,16 +94,18 @@ class Dispatcher(Generic[Pixels]):
         """A frame came in; returns the end of the older live frame whose slot it took, if any."""
         camera = self.cameras.setdefault(header.camera, Camera())
         ends: list[End] = []
-        if header.lossless:
-            key = (header.camera, header.session, header.seq)
-            if key in self._files:
-                return ends
-            self._files.add(key)
-        else:
+        if self.has(key := key_of(header)):
+            return ends  # sent again
+        self._in_care.add(key)
+        if not header.lossless:
             ends = [self._end(camera.waiting.popleft(), "overwritten") for _ in range(len(camera.waiting))]
         camera.waiting.append(Queued(ingest, header, pixels))
         self._turns.join(header.camera)
         return ends
+
+    def has(self, key: Key) -> bool:
+        """Whether a frame is in our care: its end is still to come."""
+        return key in self._in_care
 
     def ingest_lost(self, ingest: bytes) -> int:
         """Forget the waiting frames of an ingest that is gone; returns how many: nobody is left to be told."""
@@ -166,6 +174,13 @@ class Dispatcher(Generic[Pixels]):
         elif had_room and not worker.has_room:
             self._idle.remove(identity)
 
+    def not_sent(self, identity: bytes, queued: Queued[Pixels]) -> list[End]:
+        """What `next_work` chose could not be handed over: the frame waits again, and nothing counts against it."""
+        worker = self.workers[identity]
+        del worker.holds[(queued.header.camera, queued.order)]
+        self._room(identity, worker)
+        return self._wait_again(queued)
+
     def holds_nothing(self, identity: bytes, now_ns: int) -> list[End]:
         """A worker says that it has no frame: those sent to it some time ago were lost on the way and wait again."""
         worker = self.workers.get(identity)
@@ -205,9 +220,10 @@ class Dispatcher(Generic[Pixels]):
         return self._end(queued, outcome)
 
     def _room(self, identity: bytes, worker: Worker[Pixels]) -> None:
-        if not worker.has_room:
-            self._idle.append(identity)
+        had_room = worker.has_room
         worker.pending -= 1
+        if worker.has_room and not had_room:  # more than one is pending too many when a worker's capacity has shrunk
+            self._idle.append(identity)
 
     def expired(self, now_s: float) -> list[bytes]:
         """Workers that have been silent for longer than they said they might be."""
@@ -247,6 +263,5 @@ class Dispatcher(Generic[Pixels]):
         return []
 
     def _end(self, queued: Queued[Pixels], outcome: Outcome) -> End:
-        header = queued.header
-        self._files.discard((header.camera, header.session, header.seq))
-        return End(queued.ingest, header, outcome)
+        self._in_care.discard(key_of(queued.header))
+        return End(queued.ingest, queued.header, outcome)

@@ -7,6 +7,7 @@ nobody sets back.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -131,7 +132,8 @@ class Health:
             beside.replace(self._path)
         except OSError:
             # A full or vanished disk must not stop the frames: the report goes stale, which says the same.
-            beside.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # one that can only be read
+                beside.unlink(missing_ok=True)
 
 
 def read_health(path: Path) -> HealthReport:

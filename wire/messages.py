@@ -22,9 +22,9 @@ DropCause = Literal[
     "decode_error",  # the decoder could not make a picture of it
     "no_model",  # no detector has said which input it wants
     "overwritten",  # a newer frame of the same live camera took its slot
-    "stale",  # older than the maximum age at dispatch or at the start of inference
+    "stale",  # older than the maximum age at dispatch or at the start of inference, or from before the connection
     "worker_lost",  # its worker died (live), or three workers did (file)
-    "broker_lost",  # the broker died with it (live)
+    "broker_lost",  # the broker, or the connection to it, died with it (live)
     "inference_error",  # the engine refused it
     "bad_frame",  # header and pixels disagree, or the message was malformed
     "unpublished",  # detected, but shed from a full outbox while Redis was away (file)
@@ -91,8 +91,18 @@ class FrameHeader(Struct, frozen=True, array_like=True, tag="frame.1"):
         return plane * 3 // 2 if self.pixel_format == "i420" else plane * 3
 
 
+class FrameKey(Struct, frozen=True, array_like=True):
+    """Which frame."""
+
+    camera: str
+    session: str
+    seq: int
+
+
 class Hello(Struct, frozen=True, array_like=True, tag="hello.1"):
     """Ingest to broker, twice a second: it lives."""
+
+    unsure: list[FrameKey] = []  # sent some time ago, end not heard of: they or their ends may be lost on the way
 
 
 class Settlement(Struct, frozen=True, array_like=True):
@@ -110,6 +120,7 @@ class Settled(Struct, frozen=True, array_like=True, tag="settled.1"):
     broker: str  # changes when the broker restarts or had given this ingest up: unsettled frames must be sent again
     spec: InputSpec | None
     frames: list[Settlement]
+    missing: list[FrameKey] = []  # asked for by Hello: the broker has not got them and knows of no end
 
 
 class Ready(Struct, frozen=True, array_like=True, tag="ready.1"):

@@ -12,7 +12,7 @@ import socket as hostnames
 import threading
 import time
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -23,10 +23,12 @@ from numpy.typing import NDArray
 
 from wire.broker import FRAMES_SUFFIX
 from wire.curve import CurveKeys, protect_client
+from wire.heartbeat import beat_between_hosts
 from wire.ledger import CameraLedger
 from wire.messages import (
     DropCause,
     FrameHeader,
+    FrameKey,
     Hello,
     InputSpec,
     Outcome,
@@ -47,6 +49,10 @@ BROKER_SILENCE_S = 2.0  # the broker gives five signs of life a second
 # A live camera has one frame in the broker's slot and a few with workers; more unsettled ones than this mean that the
 # broker does not keep up, and one more would only grow old in a socket's queue.
 LIVE_UNSETTLED = 16
+# The broker is asked for frames whose end has not come after this time: most end within a few hundred milliseconds.
+UNSURE_S = 2.0
+# Asked for at once; the rest at the next turn. Both windows of a hundred cameras fit.
+UNSURE_MOST = 4096
 
 _settled = decoder(Settled)
 
@@ -58,6 +64,7 @@ class _Sent:
     message: bytes
     pixels: NDArray[np.uint8] | None
     slot: RingSlot | None
+    sent_s: float  # monotonic
 
 
 class CameraPort:
@@ -96,7 +103,7 @@ class CameraPort:
             inline = pixels if slot is None else None
             message = encode(header if slot is None else msgspec.structs.replace(header, slot=slot))
             key = (header.session, header.seq)
-            self._unsettled[key] = _Sent(message, inline if self.lossless else None, slot)
+            self._unsettled[key] = _Sent(message, inline if self.lossless else None, slot, time.monotonic())
             self.ledger.sent(*key)
             if self._link.transmit(message, inline):
                 return True
@@ -147,6 +154,25 @@ class CameraPort:
         for key in unsettled:
             self.settle(*key, "broker_lost")
 
+    def unsure(self, now_s: float) -> list[FrameKey]:
+        """Frames that were handed over some time ago and have not ended."""
+        with self._settled:
+            return [
+                FrameKey(self.name, *key)
+                for key, sent in self._unsettled.items()
+                if now_s - sent.sent_s > UNSURE_S and key not in self._unsent
+            ]
+
+    def missing(self, session: str, seq: int) -> None:
+        """The broker has not got a frame that it was sent: as if it had been lost with the broker."""
+        with self._settled:
+            if (session, seq) not in self._unsettled:
+                return
+            if self.lossless:
+                self._unsent.add((session, seq))
+                return
+        self.settle(session, seq, "broker_lost")
+
     def send_unsent(self) -> None:
         """Try again what no broker has taken, in the order of capture."""
         with self._settled:
@@ -155,6 +181,7 @@ class CameraPort:
                 if not self._link.transmit(sent.message, sent.pixels):
                     return
                 self._unsent.remove(key)
+                self._unsettled[key] = replace(sent, sent_s=time.monotonic())
 
     def close(self) -> None:
         """No `send` waits any more: what the camera's thread has in hand goes out over the window, to be drained."""
@@ -203,6 +230,7 @@ class FrameLink:
         socket.linger = 0
         socket.immediate = True  # queue only for a broker that is there
         socket.reconnect_ivl, socket.reconnect_ivl_max = 50, 500  # milliseconds: a restarted broker is found at once
+        beat_between_hosts(socket, self._endpoint)
         protect_client(socket, self._curve)
         socket.connect(self._endpoint)
         return socket
@@ -272,12 +300,13 @@ class FrameLink:
 
     def _listen(self) -> None:
         socket = self._connect(self._name)
-        hello_s, hello = float("-inf"), encode(Hello())
+        hello_s = float("-inf")
         was_alive = False
         while not self._stop.is_set():
             if time.monotonic() - hello_s > HELLO_S:
+                unsure = [key for port in self.ports for key in port.unsure(time.monotonic())]
                 with contextlib.suppress(zmq.Again):  # no broker yet: tried again at the next turn
-                    socket.send(hello, zmq.NOBLOCK)
+                    socket.send(encode(Hello(unsure[:UNSURE_MOST])), zmq.NOBLOCK)
                     hello_s = time.monotonic()
             if socket.poll(int(LISTEN_S * 1000)):
                 self._hear(socket.recv())
@@ -306,6 +335,9 @@ class FrameLink:
         for frame in message.frames:
             if port := self._ports.get(frame.camera):
                 port.settle(frame.session, frame.seq, frame.outcome)
+        for lost in message.missing:
+            if port := self._ports.get(lost.camera):
+                port.missing(lost.session, lost.seq)
         if message.broker != self._broker:
             log.info("broker found", endpoint=self._endpoint)
             self._broker = message.broker

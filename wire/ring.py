@@ -27,7 +27,7 @@ log = structlog.get_logger()
 
 STAMP = struct.Struct("<Q")
 HEAD_BYTES = 64  # the stamp alone on its cache line
-RINGS_OPEN = 256  # rings a reader keeps mapped: more than a host has cameras, and one costs only address space
+RINGS_OPEN = 256  # rings a reader keeps mapped: more than a host has cameras
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  # a folder of our own in it, of mode 0700
 
 
@@ -185,6 +185,7 @@ class RingReader:
             return known
         if Path(name).name != name:  # a name, never a path
             return None
+        self._let_go_of_removed()
         try:
             fd = os.open(self._folder / name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         except OSError:
@@ -198,6 +199,11 @@ class RingReader:
         while len(self._maps) > RINGS_OPEN:
             self._maps.popitem(last=False)[1].close()
         return ring
+
+    def _let_go_of_removed(self) -> None:
+        """Unmap the rings of writers that are gone: a file that is mapped keeps its memory though it has no name."""
+        for name in [name for name in self._maps if not (self._folder / name).exists()]:
+            self._maps.pop(name).close()
 
     def close(self) -> None:
         """Let go of all rings."""

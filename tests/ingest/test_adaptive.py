@@ -13,6 +13,7 @@ import av
 import numpy as np
 import pytest
 
+from ingest.decoder import Decoder
 from ingest.errors import SourceError
 from ingest.fleet import Fleet
 from ingest.frames import Picture
@@ -163,6 +164,27 @@ def test_what_the_packet_sizes_did_not_say_a_keyframe_does(
 
 def walks_often(index: int, height: int, width: int) -> np.ndarray:
     return street(MOVES.start + index % 150 if index % 150 < len(MOVES) else 0, height, width)
+
+
+def dusk(index: int, height: int, width: int) -> np.ndarray:
+    """Nothing moves, and from frame 140 on the sensor is noisier."""
+    quiet = np.random.default_rng(7).integers(60, 180, (height // 8, width // 8), np.uint8)
+    rgb = np.repeat(np.kron(quiet, np.ones((8, 8), np.uint8))[..., None], 3, 2).astype(np.int16)
+    strength = 0.0 if index < 140 else 2.5
+    return np.clip(rgb + np.random.default_rng(index).normal(0, strength, rgb.shape), 0, 255).astype(np.uint8)
+
+
+def test_noise_that_rises_is_not_decoded_from_the_keyframe_on_at_every_packet(
+    clip: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[int] = []
+    look = Decoder.look
+    monkeypatch.setattr(Decoder, "look", lambda self, held: decoded.append(len(held)) or look(self, held))
+    options = {"bf": "2", "b-adapt": "0", "g": "100", "keyint_min": "100", "tune": "film"}
+    seen = Seen(clip(options, draw=dusk), live=True)
+    counted_once(seen)
+    assert seen.decoding.false_alarms >= 2  # the noise was met asleep
+    assert sum(decoded) <= 2 * 100  # two looks at most at what a keyframe's packets hold
 
 
 def test_sizes_that_were_silent_three_times_are_not_trusted_any_more(

@@ -17,7 +17,9 @@ from ingest.camera import Camera
 from ingest.errors import SourceError
 from ingest.fleet import Fleet
 from ingest.frames import Picture, Skipped
+from ingest.media.ring import PacketRing
 from ingest.prepare import Preparation
+from ingest.reader import open_reader
 from ingest.settings import CameraSettings, IngestSettings
 from ingest.sources import Source, parse
 from ingest.status import CameraStatus
@@ -205,9 +207,13 @@ class Scripted:
         self.closed = True
 
 
-def picture(pts_s: float = 0.0, image: Any = None) -> Picture:
+BEGUN_NS = time.monotonic_ns()
+
+
+def picture(pts_s: float = 0.0, image: Any = None, captured_s: float | None = None) -> Picture:
+    """One that a camera delivers as it is taken, or at `captured_s`."""
     image = np.full((40, 60, 3), 90, np.uint8) if image is None else image
-    return Picture(image, pts_s, time.monotonic_ns())
+    return Picture(image, pts_s, BEGUN_NS + round(1e9 * (pts_s if captured_s is None else captured_s)))
 
 
 def camera_of(
@@ -251,6 +257,15 @@ def test_trouble_of_any_kind_is_counted_and_tried_again(link: Any) -> None:
     assert (ledger.captured, ledger.detected, ledger.dropped) == (6, 3, {"decode_error": 3})
 
 
+def test_what_a_server_sends_of_the_past_is_stale(link: Any) -> None:
+    past = [picture(index * 0.04, captured_s=index * 0.001) for index in range(50)]
+    now = [picture(index * 0.04, captured_s=(index - 49) * 0.04 + 0.049) for index in range(50, 60)]
+    camera, _status, _ = camera_of(link, [past + now], threading.Event())
+    camera.run()
+    ledger = link.ports["c"].ledger.snapshot()
+    assert (ledger.captured, ledger.detected, ledger.dropped) == (60, 11, {"stale": 49})
+
+
 def test_a_picture_our_code_stumbles_over_costs_that_picture_only(link: Any) -> None:
     stop = threading.Event()
     broken = picture(0.04, image=np.empty((0, 0, 3), np.uint8))
@@ -282,6 +297,35 @@ def test_an_abandoned_thread_that_wakes_counts_and_sends_nothing(link: Any, unti
     assert len(link.frames["c"]) == 1
     assert link.ports["c"].ledger.snapshot().captured == 1
     assert status.state == state
+
+
+def test_an_abandoned_thread_that_wakes_while_it_opens_takes_nothing_from_its_successor(
+    link: Any, tmp_path: Path, write_clip: Callable[..., Path], until: Any
+) -> None:
+    clip = write_clip(tmp_path / "clip.mp4", frames=20, width=64, height=48)
+    stop, wake = threading.Event(), threading.Event()
+    settings = CameraSettings(source=str(clip), live=True)
+    ring = PacketRing(5, 10**7)
+    preparation = Preparation(settings, link.camera("c", False), CameraStatus("c", str(clip), live=True), ring)
+
+    def slow(*arguments: Any) -> Any:
+        wake.wait()
+        return open_reader(*arguments)
+
+    old = Camera(settings, preparation, stop, max_pixels=10**8, open_reader=slow)
+    thread = threading.Thread(target=old.run, daemon=True)
+    thread.start()
+    until(lambda: old.in_source_s > 0)
+    old.abandon()
+    _, reader = Camera(settings, preparation, stop, max_pixels=10**8)._open()
+    anchored = preparation.clock._offset_us = 0.0  # as the successor's first frame would set it
+    wake.set()
+    thread.join(5)
+    assert not thread.is_alive()
+    assert len(list(itertools.islice(reader.deliveries(), 5))) == 5
+    reader.close()
+    assert sum(len(group.packets) for group in ring._groups) >= 5
+    assert preparation.clock._offset_us == anchored
 
 
 def test_live_frames_without_a_model_are_counted_as_that(make_link: Callable[..., Any]) -> None:

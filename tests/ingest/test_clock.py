@@ -57,17 +57,92 @@ def test_a_leap_of_the_cameras_clock_is_reported_and_anchored_anew(leap_s: float
     assert abs(clock.last_jump_us + sign * leap_s * 1e6) < 50_000
 
 
+class Source:
+    """A live source whose frames arrive when they are said to, on a wall clock that can be set."""
+
+    def __init__(self) -> None:
+        self.now_s = 5.0
+        self.wall_offset_us = WALL_US
+        self.clock = EventClock(
+            live=True,
+            wall_us=lambda: self.wall_offset_us + round(self.now_s * 1e6),
+            monotonic_ns=lambda: round(self.now_s * 1e9),
+        )
+
+    def frame(self, pts_s: float, after_s: float) -> float:
+        """Event time of a frame that comes so much later, seconds ahead of the wall clock."""
+        self.now_s += after_s
+        event_us = self.clock.stamp(pts_s, round(self.now_s * 1e9))
+        return (event_us - self.wall_offset_us) / 1e6 - self.now_s
+
+
 def test_a_segment_that_arrives_at_once_is_no_jump() -> None:
     clock = make(live=True)
-    events = []
-    for segment in range(10):  # six-second HLS segments
+    events = [clock.stamp(index * 0.04, BEGUN_NS + index * 40_000_000) for index in range(150)]
+    for segment in range(1, 10):  # six-second HLS segments
         for index in range(150):
-            events.append(
-                clock.stamp(segment * 6 + index * 0.04, BEGUN_NS + segment * 6_000_000_000 + index * 1_000_000)
-            )
+            arrival_ns = (segment + 1) * 6_000_000_000 + index * 1_000_000
+            events.append(clock.stamp(segment * 6 + index * 0.04, BEGUN_NS + arrival_ns))
+            assert not clock.catching_up
     assert clock.jumps == 0
     steps = [b - a for a, b in itertools.pairwise(events)]
-    assert 39_000 < min(steps) <= max(steps) < 41_000
+    assert 30_000 < min(steps) <= max(steps) < 41_000
+
+
+@given(st.sampled_from([0.5, 2.0, 6.0, 18.0]))
+def test_what_a_server_sends_of_the_past_at_each_connection_does_not_move_event_time(burst_s: float) -> None:
+    source = Source()
+    for _ in range(5):
+        source.clock.restart()
+        source.frame(0.0, 1.0)
+        for index in range(1, round(burst_s * 25)):
+            source.frame(index * 0.04, 0.002)
+            assert source.clock.catching_up
+        for index in range(round(burst_s * 25), round(burst_s * 25) + 100):
+            assert abs(source.frame(index * 0.04, 0.04)) < 0.01
+            assert not source.clock.catching_up
+    assert source.clock.jumps == 0
+
+
+def test_of_a_recording_that_is_played_as_fast_as_it_can_be_the_first_half_minute_is_taken_for_the_past() -> None:
+    source = Source()
+    source.frame(0, 0)
+    old = []
+    for index in range(1, 2000):
+        source.frame(index * 0.04, 0.001)
+        old.append(source.clock.catching_up)
+    assert sum(old) == old.index(False) == 749  # 30 s of 25 fps
+
+
+def test_timestamps_that_run_twice_as_fast_as_the_camera_cost_the_first_seconds_only() -> None:
+    source = Source()
+    old = 0
+    for index in range(1000):
+        assert abs(source.frame(index * 0.08 + index * 0.01, 0.04)) < 0.01
+        old += source.clock.catching_up
+    assert old <= 125  # five seconds of 25 fps
+
+
+@given(st.sampled_from([-3600.0, -5.0, 5.0, 30 * 86400.0]))
+def test_a_system_clock_that_is_set_is_followed_after_ten_seconds(step_s: float) -> None:
+    source = Source()
+    for index in range(100):
+        assert abs(source.frame(index * 0.04, 0.04)) < 0.01
+    source.wall_offset_us += round(step_s * 1e6)
+    aheads = [source.frame(index * 0.04, 0.04) for index in range(100, 500)]
+    assert all(abs(ahead + step_s) < 0.01 for ahead in aheads[:240])
+    assert all(abs(ahead) < 0.01 for ahead in aheads[260:])
+    assert (source.clock.jumps, source.clock.last_jump_was_ours) == (1, True)
+    assert abs(source.clock.last_jump_us / 1e6 - step_s) < 0.01
+
+
+def test_a_system_clock_that_comes_back_at_once_moves_nothing() -> None:
+    source = Source()
+    for index in range(1000):
+        if index in (100, 200):
+            source.wall_offset_us += 60_000_000 if index == 100 else -60_000_000
+        source.frame(index * 0.04, 0.04)
+    assert source.clock.jumps == 0
 
 
 def test_a_stream_that_falls_far_behind_is_anchored_anew() -> None:

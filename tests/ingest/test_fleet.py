@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 import time
@@ -230,6 +231,34 @@ def test_too_many_hung_readers_are_fatal_to_the_process(
     fleet = run_fleet({"c": {"source": "rtsp://cam/x", **QUICK}}, settings, open_reader=hang_often(99))
     until(lambda: fleet.fatal, 6, "fatal")
     assert "max_abandoned" in str(fleet.fatal)
+
+
+def test_hung_readers_that_have_ended_do_not_count_for_ever(
+    link: Any,
+    run_fleet: Callable[..., Fleet],
+    serve_rtsp: Callable[..., Any],
+    clip: Path,
+    until: Any,
+) -> None:
+    opened = itertools.count()
+    abandoned: list[threading.Event] = []
+
+    def opens(*arguments: Any) -> Any:
+        if next(opened) < 3:  # hangs until its successor is asked for
+            wake = threading.Event()
+            for before in abandoned:
+                before.set()
+            abandoned.append(wake)
+            wake.wait(20)
+        return open_reader(*arguments)
+
+    camera = {"source": serve_rtsp(clip).url, "open_timeout_s": 0.3, "read_timeout_s": 0.3}
+    fleet = run_fleet({"c": camera}, IngestSettings(watchdog_s=1, max_abandoned=1), open_reader=opens)
+    until(lambda: len(link.frames["c"]) > 5 or fleet.fatal, 20, "the fourth reader delivers")
+    for wake in abandoned:
+        wake.set()
+    assert fleet.fatal is None
+    assert fleet.snapshots()[0].abandoned == 3
 
 
 def test_a_hung_file_fails_and_is_not_read_again(

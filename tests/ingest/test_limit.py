@@ -33,3 +33,10 @@ def test_a_pause_is_not_made_up_for_with_a_burst() -> None:
     limit = FpsLimit(5)
     limit.passes(0)
     assert sum(limit.passes(60_000_000 + index * 10_000) for index in range(20)) == 1
+
+
+def test_where_event_time_falls_the_beat_starts_anew() -> None:
+    limit = FpsLimit(10)
+    assert limit.passes(3_600_000_000)
+    assert limit.passes(0)  # the system's clock was set back by an hour
+    assert [limit.passes(at) for at in (50_000, 100_000)] == [False, True]

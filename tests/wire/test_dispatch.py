@@ -141,6 +141,32 @@ def test_however_the_cameras_clocks_lie_each_gets_as_many_detections(
     assert len(detected) == cameras and max(detected.values()) - min(detected.values()) <= 3
 
 
+def test_a_worker_whose_capacity_shrank_gets_nothing_until_it_has_room_again() -> None:
+    dispatcher = a_dispatcher(b"w", capacity=5)
+    for seq in range(8):
+        dispatcher.frame(b"i", header("file", seq, lossless=True), "")
+    for _ in range(5):
+        sent(dispatcher)
+    dispatcher.ready(b"w", SPEC, 2, 10)
+    for order in range(4):
+        assert dispatcher.next_work(0) is None
+        dispatcher.done(b"w", "file", order, "detected")
+    assert sent(dispatcher)[1].seq == 5
+    assert dispatcher.next_work(0) is None
+    dispatcher.lost(b"w", died=True)
+    assert dispatcher.next_work(0) is None  # nobody is left to send it to
+
+
+def test_a_live_frame_that_never_reached_its_dead_worker_is_not_lost_with_it() -> None:
+    dispatcher = a_dispatcher(b"w")
+    dispatcher.frame(b"i", header("live", 1, lossless=False), "")
+    identity, queued = dispatcher.next_work(0)  # type: ignore[misc]  # a pair: there is a worker
+    assert dispatcher.not_sent(identity, queued) == []
+    assert dispatcher.lost(b"w", died=True) == []
+    dispatcher.ready(b"v", SPEC, 1, 10)
+    assert sent(dispatcher)[:1] == (b"v",)
+
+
 def test_a_dead_workers_file_frames_go_out_again_in_order_and_keep_their_order() -> None:
     dispatcher = a_dispatcher(b"w", capacity=3)
     for seq in range(4):
@@ -242,6 +268,23 @@ class EveryFrameEndsOnce(RuleBasedStateMachine):
         while (step := self.dispatcher.next_work(self.now_ns)) is not None:
             if isinstance(step, End):
                 self.end(step)
+                continue
+            worker = self.dispatcher.workers[step[0]]
+            assert worker.pending <= worker.capacity
+
+    @precondition(lambda self: self.dispatcher.workers)
+    @rule(data=st.data(), capacity=st.integers(1, 3))
+    def resize(self, data: st.DataObject, capacity: int) -> None:
+        self.dispatcher.ready(data.draw(st.sampled_from(sorted(self.dispatcher.workers))), SPEC, capacity, 1)
+
+    @rule()
+    def dispatch_to_one_that_is_gone(self) -> None:
+        step = self.dispatcher.next_work(self.now_ns)
+        if isinstance(step, End):
+            self.end(step)
+        elif step is not None:
+            self.end(*self.dispatcher.not_sent(*step))
+            self.end(*self.dispatcher.lost(step[0], died=True))
 
     @precondition(lambda self: self.dispatcher.workers)
     @rule(data=st.data(), died=st.booleans())
@@ -275,7 +318,14 @@ class EveryFrameEndsOnce(RuleBasedStateMachine):
     @invariant()
     def room_is_what_capacity_leaves(self) -> None:
         for worker in self.dispatcher.workers.values():
-            assert worker.pending == sum(not queued.inferred for queued in worker.holds.values()) <= worker.capacity
+            assert worker.pending == sum(not queued.inferred for queued in worker.holds.values())
+        with_room = [name for name, worker in self.dispatcher.workers.items() if worker.has_room]
+        assert sorted(self.dispatcher._idle) == sorted(with_room)
+
+    @invariant()
+    def in_care_is_what_has_not_ended(self) -> None:
+        for camera, seq in self.entered:
+            assert self.dispatcher.has((camera, "s", seq)) == ((camera, seq) not in self.ended)
 
 
 TestEveryFrameEndsOnce = EveryFrameEndsOnce.TestCase

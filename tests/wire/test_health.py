@@ -111,6 +111,16 @@ def test_a_vanished_folder_does_not_stop_the_process(tmp_path: Path) -> None:
         read_health(path)
 
 
+def test_a_folder_that_cannot_be_written_any_more_does_not_stop_the_process(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    health = Health(folder / "h.json", "ingest")
+    (folder / "h.json").unlink()
+    folder.rmdir()
+    folder.write_text("")  # so that writing fails and removing as well, as on a disk that was remounted read-only
+    health.set("ok")
+    health.close()
+
+
 def test_null_writes_nowhere() -> None:
     Health.null().set("ok", frames=1)
 

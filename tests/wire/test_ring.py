@@ -100,6 +100,20 @@ def test_rings_of_killed_processes_are_swept_and_those_of_living_ones_are_not(tm
     mine.close()
 
 
+def test_a_reader_lets_go_of_the_memory_of_rings_that_are_gone(tmp_path: Path) -> None:
+    reader, old = RingReader(tmp_path), Ring(tmp_path, 10, slots=1)
+    slot = old.put(picture(1, 10))
+    assert slot and reader.copy(slot) is not None
+    old.close()
+    new = Ring(tmp_path, 10, slots=1)
+    newer = new.put(picture(2, 10))
+    assert newer and reader.copy(newer) is not None
+    mapped = Path("/proc/self/maps").read_text()
+    assert new.name in mapped and old.name not in mapped
+    new.close()
+    reader.close()
+
+
 def test_without_room_for_shared_memory_pixels_go_by_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
