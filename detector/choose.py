@@ -53,7 +53,6 @@ class Trials:
         like: Verdict | None = None,
     ) -> Verdict:
         """Whether the engine runs the model at this shape (pixels); `beat_ms` and `like` as for `try_model`."""
-        names = self.settings.labels if self.settings.labels is not None else self.model.labels
         return try_model(
             self.model,
             engine,
@@ -61,12 +60,18 @@ class Trials:
             batch=batch,
             height=height,
             width=width,
-            classes=len(names) if names else None,
+            classes=self._class_count(),
             timeout_s=self.settings.trial_timeout_s,
             cache_dir=self.settings.cache_dir,
             beat_ms=beat_ms,
             like=like,
         )
+
+    def _class_count(self) -> int | None:
+        names = self.settings.labels
+        if names is None or isinstance(names, dict):  # numbers and names: perhaps of some of the classes only
+            names = self.model.labels
+        return len(names) if names else None
 
     def at_some_batch(self, engine: str, height: int, width: int, beat_ms: float | None = None) -> Verdict:
         """With one picture at a time, else (where the graph insists) with the batch it was exported with."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -29,6 +30,8 @@ from wire.messages import Detection, FrameHeader, InputSpec
 
 log = structlog.get_logger()
 
+# A shape that was refused for want of time, memory or disk is tried again after this: a trial takes some seconds of it.
+PASSING_S = 60.0
 _WARM_UP_RUNS = 3  # the first inferences touch fresh memory and are slower
 
 
@@ -79,7 +82,7 @@ class Detector:
         self._trials = trials
         self.batch = choice.batch  # frames worth handing to `detect_batch` at once
         self._compiled: OrderedDict[tuple[int, int], _Shape] = OrderedDict()
-        self._refused: dict[tuple[int, int], str] = {}
+        self._refused: dict[tuple[int, int], tuple[str, float]] = {}  # why, and until when (monotonic)
 
     @classmethod
     def load(cls, settings: DetectorSettings, num_cores: int | None = None) -> Detector:
@@ -201,20 +204,28 @@ class Detector:
             self._compiled.move_to_end(shape)
             return known
         self._check_shape(height, width)
-        if shape in self._refused:
-            raise EngineRefused(self._refused[shape])
+        why, until_s = self._refused.get(shape, ("", 0.0))
+        if time.monotonic() < until_s:
+            raise EngineRefused(why)
         try:
             single = self._compile(height, width, self.choice.verdict.batch)
             compiled = _Shape(single, self._several(height, width))
         except EngineRefused as error:
             # Remembered, or every frame of this shape would cost a trial.
-            self._refused[shape] = str(error)
+            until_s = math.inf if error.lasting else time.monotonic() + PASSING_S
+            self._refused[shape] = str(error), until_s
             raise
         self._compiled[shape] = compiled
         while len(self._compiled) > self._settings.shapes_cached:
             (gone_height, gone_width), _ = self._compiled.popitem(last=False)
             log.info("compiled shape dropped for another", height=gone_height, width=gone_width)
         return compiled
+
+    @property
+    def refusal(self) -> str:
+        """Why frames of some shape are not detected now; empty where all are. May be read by any thread."""
+        now_s = time.monotonic()
+        return next((why for why, until_s in list(self._refused.values()) if now_s < until_s), "")
 
     def _check_shape(self, height: int, width: int) -> None:
         spec = self.spec
@@ -244,7 +255,8 @@ class Detector:
         verdict = self._trials.at(self.choice.engine, batch, height, width, like=self.choice.verdict)
         if not verdict.accepted:
             raise EngineRefused(
-                f"{self.model.name}: engine {self.choice.engine} refused the shape {height}x{width}: {verdict.reason}"
+                f"{self.model.name}: engine {self.choice.engine} refused the shape {height}x{width}: {verdict.reason}",
+                lasting=verdict.lasting,
             )
         start = time.perf_counter()
         data = self.model.with_shape(batch, height, width)

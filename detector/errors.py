@@ -6,6 +6,8 @@ from __future__ import annotations
 class DetectorError(Exception):
     """Base of this room's errors: the words are for the person who runs Sparsecam."""
 
+    lasting = True  # whether it would come again; a want of time, memory or disk may pass
+
 
 class ModelError(DetectorError):
     """The model file cannot be read, or is not a picture-in network."""
@@ -21,6 +23,11 @@ class EngineUnavailable(DetectorError):
 
 class EngineRefused(DetectorError):
     """The engine could not compile or run the model, or died trying."""
+
+    def __init__(self, message: str, *, lasting: bool = True) -> None:
+        """`lasting`: see DetectorError."""
+        super().__init__(message)
+        self.lasting = lasting
 
 
 class BadFrame(DetectorError):

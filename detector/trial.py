@@ -46,6 +46,9 @@ _FEWEST_RUNS = 5
 _RAW_COST = 1.03
 # Raw heads spare an engine a tenth of its time: one this much slower than another cannot overtake it so.
 _RAW_HOPE = 1.5
+# Ends that a graph brings about, and would again, as does an assertion of the engine's own (DeepSparse then ends with
+# status 1). Any other signal comes from outside (a stop, want of memory), any other status from what may pass.
+_GRAPH_SIGNALS = (signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)
 _TAIL_BYTES = 16_384  # of standard error: holds DeepSparse's longest report of an assertion
 
 
@@ -145,6 +148,13 @@ def _known(cache_dir: Path | None, key: str, request: TrialRequest) -> Verdict |
 
 
 def _run_child(model: Model, request: TrialRequest, timeout_s: float) -> Verdict:
+    try:
+        return _run_child_in_folder(model, request, timeout_s)
+    except OSError as error:
+        return _refused(request, f"it could not be tried: {error}", lasting=False)
+
+
+def _run_child_in_folder(model: Model, request: TrialRequest, timeout_s: float) -> Verdict:
     with tempfile.TemporaryDirectory(prefix="sparsecam-trial-") as name:
         folder = Path(name)
         (folder / "model").write_bytes(model.with_shape(request.batch, request.height, request.width))
@@ -160,12 +170,12 @@ def _run_child(model: Model, request: TrialRequest, timeout_s: float) -> Verdict
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=errors,
+                start_new_session=True,  # a Ctrl-C or a stop of the whole group is ours to answer
             )
         try:
             code = child.wait(timeout_s)
             reason = f"the engine {_ending(code)}{_last_words(folder / 'stderr')}"
-            # SIGKILL comes from outside, most often for want of memory; the next time may go well.
-            lasting = code != -signal.SIGKILL
+            lasting = -code in _GRAPH_SIGNALS or (code > 0 and "Assertion" in reason)
         except subprocess.TimeoutExpired:
             reason, lasting = f"not ready after {timeout_s:g} s (detector.trial_timeout_s)", False
         finally:
@@ -222,7 +232,7 @@ def judge(model: Model, data: bytes, request: TrialRequest, tell: Callable[[Verd
     except HeadError as error:
         return tell(msgspec.structs.replace(_refused(request, str(error)), unknown_head=True))
     except DetectorError as error:
-        return tell(_refused(request, str(error)))
+        return tell(_refused(request, str(error), lasting=error.lasting))
     verdict = Verdict(
         accepted=not wrong,
         engine=request.engine,
@@ -259,7 +269,7 @@ def _on_raw_heads(like: Verdict, raw: RawHeads, data: bytes, model: Model, reque
             raise EngineRefused(heads.NOT_FINITE)
         times_ms = _timed(engine, tensor)
     except DetectorError as error:
-        return _refused(request, str(error))
+        return _refused(request, str(error), lasting=error.lasting)
     return msgspec.structs.replace(
         like,
         batch=request.batch,

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +19,7 @@ from typing import IO, Literal
 import structlog
 
 from services.process import EXIT_UNUSABLE, PARENT_VARIABLE
-from wire.health import HealthError, read_health
+from wire.health import HealthError, HealthReport, read_health
 from wire.logs import LogFormat, redact
 
 log = structlog.get_logger()
@@ -73,6 +74,8 @@ class Child:
     _started_s: float = 0.0
     _start_at_s: float = 0.0
     _backoff_s: float = FIRST_BACKOFF_S
+    _worked: bool = False  # whether it ever said so
+    _unwritable_told: bool = False
     _readers: list[threading.Thread] = field(default_factory=list)
 
     @property
@@ -106,6 +109,7 @@ class Child:
         if self.fate != "running" or self._process is None:
             return
         code = self._process.poll()
+        self._worked |= self._works()
         if code is not None:
             self._ended(code)
         elif self._hangs():
@@ -142,9 +146,9 @@ class Child:
             self.fate = "finished"
             log.info("process finished", process=self.spec.name)
             return
-        if code == EXIT_UNUSABLE and self.restarts == 0:
-            # It said why. What cannot run as configured at first start is for a person to mend; one that ran
-            # before (its model is being replaced, say) is tried again.
+        if code == EXIT_UNUSABLE and not self._worked and self.restarts == 0:
+            # It said why. What cannot run as configured at first start is for a person to mend; one that worked
+            # before (its readers hang, its model is being replaced) is tried again.
             self.fate = "unusable"
             return
         if lived_s >= HEALTHY_AFTER_S:
@@ -162,15 +166,30 @@ class Child:
         )
         self._backoff_s = min(LONGEST_BACKOFF_S, self._backoff_s * 2)
 
+    def _works(self) -> bool:
+        report = self._report()
+        return report is not None and report.state in ("ok", "degraded")
+
     def _hangs(self) -> bool:
         """Its report says it worked, and has not been renewed for long. (While starting it may compile for minutes.)"""
         if self.clock() - self._started_s < HUNG_AFTER_S:
             return False
+        report = self._report()
+        if report is None or report.state not in ("ok", "degraded") or report.age_s() <= HUNG_AFTER_S:
+            return False
+        why = _cannot_write_in(self.spec.report.parent)
+        if why and not self._unwritable_told:
+            log.warning("health reports cannot be written, so nobody can be seen to hang", reason=why)
+        self._unwritable_told = bool(why)
+        return not why
+
+    def _report(self) -> HealthReport | None:
+        """Its own, and not that of the process before it."""
         try:
             report = read_health(self.spec.report)
         except HealthError:
-            return False
-        return report.pid == self.pid and report.state in ("ok", "degraded") and report.age_s() > HUNG_AFTER_S
+            return None
+        return report if report.pid == self.pid else None
 
     def _read(self, output: IO[bytes] | None) -> None:
         if output is None:
@@ -183,6 +202,16 @@ class Child:
         for thread in self._readers:
             # A grandchild may still hold the pipe; its words are not worth waiting for.
             thread.join(timeout=0.2)
+
+
+def _cannot_write_in(folder: Path) -> str:
+    """Why no report could be renewed, or nothing: on a full disk nobody's is, and that is no hang."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(4096))  # a small report's block
+    except OSError as error:
+        return f"{folder}: {error.strerror}"
+    return ""
 
 
 def relay_to(stream: IO[str], log_format: LogFormat, width: int) -> Callable[[str, str], None]:

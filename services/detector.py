@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable
 from functools import partial
 
@@ -28,7 +29,8 @@ LOOK_UP_S = 0.2
 REPORT_S = 0.5  # well within the age at which a health report counts as stale
 # A worker that replaces a dead one may start while the kernel still holds the dead one's claim.
 CLAIM_WAIT_S = 0.5
-FLUSH_S = 2.0  # of the five seconds in which a process has to stop
+# Of the five seconds in which a process has to stop: for the batch in hand, for the outbox, and for the last message.
+FINISH_S, FLUSH_S, GOODBYE_S = 2.0, 2.0, 0.1
 COMPILE_ALLOWANCE_S = 60.0  # on top of the trial's own limit
 
 
@@ -90,10 +92,28 @@ def _work(config: Config, detector: Detector, stop: threading.Event, health: Hea
     unexport = metrics.export_counts(lambda: _counts(worker, source, follower, outbox.stats()))
     reporter = threading.Thread(target=_report, args=(stop, lambda: tell(outbox.stats())), name="health", daemon=True)
     reporter.start()
+    ending = threading.Lock()  # whoever has it ends the process's work
+    finished = threading.Event()
+
+    def leave_unfinished() -> None:
+        """An engine that compiles cannot be interrupted: leave without what is in hand, and promise nothing of it."""
+        stop.wait()
+        if finished.wait(FINISH_S) or not ending.acquire(blocking=False):
+            return
+        log.warning("stopped amid a frame: another worker is given it")
+        tell(outbox.close(FLUSH_S))
+        source.leave()
+        time.sleep(GOODBYE_S)  # ZeroMQ's thread sends it
+        health.close()
+        os._exit(EXIT_OK)
+
+    threading.Thread(target=leave_unfinished, name="leave", daemon=True).start()
     try:
         worker.run(outbox, stop)
     finally:
+        finished.set()
         stop.set()
+        ending.acquire()
         follower.stop()
         stats = outbox.close(FLUSH_S)
         source.close()
@@ -124,7 +144,8 @@ def _report(stop: threading.Event, tell: Callable[[], None]) -> None:
 
 def _set_health(health: Health, worker: Worker, follower: Follower, cores: str, outbox: OutboxStats) -> None:
     detector = worker.detector
-    astray = {"model_error": follower.trouble} if follower.trouble else {}
+    trouble = follower.trouble or detector.refusal
+    astray = {"model_error": trouble} if trouble else {}
     health.set(
         "degraded" if astray else "ok",
         cores=cores,

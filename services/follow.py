@@ -205,11 +205,13 @@ class Follower:
             return
         key, outcome = loaded
         wanted = deployment.model_for(self._name, self._runs)
+        if key != key_of(wanted):
+            return  # of a deployment that has ended meanwhile: its failure is not this one's
         if isinstance(outcome, DetectorError):
             log.error("model not taken up", error=str(outcome))
             self._failed = (deployment.id, key, time.monotonic())
             self.trouble = str(outcome)
-        elif key == key_of(wanted):
+        else:
             self._change(key, outcome)
 
     def _change(self, key: str, detector: Detector) -> None:

@@ -227,11 +227,15 @@ class WorkSource:
                 continue
             self._say(Beat(self._patience_s))
 
-    def close(self) -> None:
-        """Leave: the broker gives what we still hold to others."""
+    def leave(self) -> None:
+        """The broker gives what we still hold to others. May be called by any thread."""
         self._stop.set()
         self._beats.join(BEAT_S * 2)
         self._say(Leave())
+
+    def close(self) -> None:
+        """Leave, and release the sockets. Belongs to the thread of `next`."""
+        self.leave()
         with self._control_lock:
             self._control.close()
         self._frames.close()

@@ -51,6 +51,8 @@ class DeepSparseEngine:
             engine = _compile(package, for_deepsparse(model), batch, num_cores)
         except RuntimeError as error:
             raise EngineRefused(f"deepsparse cannot compile the model: {str(error)[:500]}") from error
+        except OSError as error:
+            raise EngineRefused(f"no room for the file that deepsparse reads: {error}", lasting=False) from error
         return cls(engine, num_cores, version("deepsparse"))
 
     def infer(self, tensor: Array) -> Sequence[Array]:

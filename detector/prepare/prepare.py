@@ -305,10 +305,12 @@ def _with_input(job: _Job, onnx: bytes, *, symbolic: bool = False) -> bytes:
 
 
 def _with_metadata(job: _Job, onnx: bytes) -> bytes:
-    """What the next reader needs and the exporter left out: the stride, and the full shape."""
+    """What the next reader needs and the exporter left out: the stride, the full shape, names known by the weights."""
     graph = Graph(onnx)
     known = {entry.key for entry in graph.proto.metadata_props}
     facts = {"imgsz": str(list(job.full))}
+    if job.model.labels:
+        facts["names"] = str(job.model.labels)
     if job.head.strides:
         facts["stride"] = str(max(job.head.strides))
     for key, value in facts.items():

@@ -34,6 +34,7 @@ from wire.redis_link import Link
 
 POLL_S = 0.25
 SILENCE_S = 10.0  # without any worker: a dead one's supervisor has started another by then
+GIVEN_UP_S = 60.0  # without any worker: nobody starts one, and a command that waits for ever tells nobody so
 TRIES = 20  # of storing a wish while workers change the record; each is a millisecond
 
 
@@ -103,6 +104,12 @@ def _check_rules(config: Config, path: Path | None, model: Model, *, force: bool
     """Rules that name classes which the model lacks would never find anything again; raises ConfigError."""
     labels = model.labels or config.detector.labels
     if not labels:
+        named = sorted({label for rule in config.rules.values() for label in rule.labels or ()})
+        if named and not force:
+            raise DeployError(
+                f"{model.name} does not name its classes, and rules name {', '.join(named)}: whether they would "
+                "find anything again is not known. Set detector.labels, or deploy it all the same with --force"
+            )
         return
     try:
         check_classes(path, config, set(labels.values() if isinstance(labels, dict) else labels))
@@ -204,6 +211,11 @@ def _watch(link: Link, wanted_id: str, *, as_json: bool) -> int:
                 return _told(now, as_json=as_json)
             if _living(standing):
                 heard_s = time.monotonic()
+            elif time.monotonic() - heard_s > GIVEN_UP_S:
+                raise DeployError(
+                    f"no detector worker has answered for {GIVEN_UP_S:g} s ({_step(now)}); it goes on when one starts, "
+                    "or end it with `sparsecam models rollback`"
+                )
             elif time.monotonic() - heard_s > SILENCE_S:
                 replace(link, standing, advance(now, standing.reports, standing.now_us))
             time.sleep(POLL_S)

@@ -14,8 +14,10 @@ import pytest
 import structlog
 
 from detector import engines
+from detector.choose import Trials
 from detector.detector import Detector
 from detector.errors import BadFrame, EngineRefused, EngineUnavailable, HeadError, ModelError
+from detector.model import read_model
 from detector.settings import DetectorSettings
 from wire.messages import FrameHeader, InputSpec
 
@@ -177,6 +179,14 @@ def test_names_come_from_the_config_then_the_model_then_numbers(
     assert any("no class names" in entry["event"] and entry["log_level"] == "warning" for entry in logs)
     with pytest.raises(HeadError, match="names class 2"):
         labels(named, labels=["a", "b", "c"])
+
+
+@pytest.mark.parametrize(("names", "count"), [({1: "blue"}, 2), (["a"], 1), (None, 2)])
+def test_names_for_some_classes_say_nothing_of_how_many_there_are(
+    graphs: ModuleType, tmp_path: Path, settings: Settings, names: Any, count: int
+) -> None:
+    path = graphs.cells(tmp_path / "m.onnx", size=(96, 96))
+    assert Trials(read_model(path), settings(path, labels=names), 1)._class_count() == count
 
 
 def test_auto_falls_back_when_deepsparse_dies_and_says_so(

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from detector.errors import EngineUnavailable, HeadError, ModelError
+from detector.known import KNOWN, weights_digest
 from detector.model import Model, parse_model, read_model
 from detector.prepare import prepare as preparation
 from detector.prepare.graph import Graph
@@ -78,6 +79,17 @@ def test_a_wanted_shape_is_fixed_and_folded(graphs: ModuleType, tmp_path: Path) 
     after = parse_model(result.onnx, "after")
     assert (after.height, after.width, result.report.rectangular) == (96, 160, False)
     assert same_answers(graphs, read_model(path), after, 96, 160) < 1e-2
+
+
+def test_names_known_by_the_weights_are_written_down_before_the_weights_change(
+    graphs: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = graphs.cells(tmp_path / "m.onnx", size=(96, 96), names=None)
+    digest = weights_digest(Graph(path.read_bytes()).proto.graph.initializer)
+    monkeypatch.setitem(KNOWN, digest, {0: "pistol", 1: "gun"})
+    result = prepared(path)
+    monkeypatch.undo()
+    assert parse_model(result.onnx, "after").labels == {0: "pistol", 1: "gun"}
 
 
 def test_preparing_again_changes_nothing(graphs: ModuleType, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 import time
@@ -79,15 +80,35 @@ def test_a_child_that_takes_too_long_is_ended_and_its_verdict_not_kept(graphs: M
     assert attempt(model, "onnxruntime", tmp_path).accepted
 
 
-def test_a_killed_child_is_no_lasting_verdict(graphs: ModuleType, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_child_that_somebody_ended_is_no_lasting_verdict(graphs: ModuleType, tmp_path: Path, stop: int) -> None:
     model = read_model(graphs.bright_box(tmp_path / "m.onnx"))
     found: list[Verdict] = []
     trying = threading.Thread(target=lambda: found.append(attempt(model, "onnxruntime", tmp_path)))
     trying.start()
-    wait_for(children)[0].kill()
+    wait_for(children)[0].send_signal(stop)
     trying.join()
-    assert "died of SIGKILL (out of memory?)" in found[0].reason
+    assert not found[0].accepted and not found[0].lasting
     assert attempt(model, "onnxruntime", tmp_path).accepted
+
+
+def test_a_stop_of_the_whole_group_does_not_reach_the_child(graphs: ModuleType, tmp_path: Path) -> None:
+    model = read_model(graphs.bright_box(tmp_path / "m.onnx"))
+    found: list[Verdict] = []
+    trying = threading.Thread(target=lambda: found.append(attempt(model, "onnxruntime", tmp_path)))
+    trying.start()
+    assert os.getpgid(wait_for(children)[0].pid) != os.getpgid(0)
+    trying.join()
+    assert found[0].accepted
+
+
+def test_a_full_disk_is_no_lasting_verdict(graphs: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = read_model(graphs.bright_box(tmp_path / "m.onnx"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "not there"))
+    verdict = attempt(model, "onnxruntime", tmp_path / "cache")
+    assert not verdict.accepted and not verdict.lasting and "could not be tried" in verdict.reason
+    monkeypatch.undo()
+    assert attempt(model, "onnxruntime", tmp_path / "cache").accepted
 
 
 def test_a_damaged_cache_costs_a_trial_and_no_more(graphs: ModuleType, tmp_path: Path) -> None:

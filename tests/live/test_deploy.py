@@ -107,15 +107,17 @@ def test_a_model_of_another_size_is_deployed_without_losing_a_frame_and_taken_ba
 def test_bad_models_go_back_by_themselves_and_cost_no_frame(
     busy, graphs: ModuleType, bad_models: dict[str, Path], law
 ) -> None:
-    for name, reason in (
+    for name, reason, *options in (
         ("refusing", "inference failed on"),
         ("slow", "too slow: median"),
-        ("classifier", "unknown detection head"),
+        ("classifier", "unknown detection head", "--force"),  # it names no classes
     ):
-        code, told, errors = models(busy, "deploy", str(bad_models[name]), "--canary-s", "2")
+        code, told, errors = models(busy, "deploy", str(bad_models[name]), "--canary-s", "2", *options)
         assert (code, told["outcome"], told["phase"]) == (1, "rolled back", "settled"), (name, told, errors)
         assert reason in told["reason"], told
         assert running(busy) == {"bright.onnx"}
+    code, _, errors = models(busy, "deploy", str(bad_models["classifier"]))
+    assert code == 78 and "does not name its classes" in errors and "bright" in errors
     code, _, errors = models(busy, "deploy", str(bad_models["cut"]))
     assert code == 78 and "cut short" in errors
     code, _, errors = models(busy, "deploy", str(bad_models["strange"]))

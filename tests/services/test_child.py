@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -111,6 +112,31 @@ def test_what_cannot_run_at_first_start_is_for_a_person_and_later_is_tried_again
     assert later.fate == "waiting"
 
 
+def test_what_worked_before_it_could_not_go_on_is_tried_again(nursery: Nursery, wait_until: Wait) -> None:
+    """Ingest ends so when too many readers hang."""
+    child = nursery.child(
+        f"""
+import sys, time
+from pathlib import Path
+sys.path[:0] = [{str(Path(__file__).parents[2])!r}]
+from wire.health import Health
+Health(Path({str(nursery.folder / "report.json")!r}), "child").set("ok")
+while not Path({str(nursery.folder / "end")!r}).exists():
+    time.sleep(0.01)
+raise SystemExit({EXIT_UNUSABLE})
+"""
+    )
+
+    def works() -> bool:
+        child.tick()
+        return child._worked
+
+    wait_until(works)
+    (nursery.folder / "end").touch()
+    ends(child, wait_until)
+    assert (child.fate, child.restarts) == ("waiting", 1)
+
+
 def test_a_child_whose_report_went_stale_is_killed(
     nursery: Nursery, wait_until: Wait, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,6 +153,24 @@ def test_a_child_whose_report_went_stale_is_killed(
     child.tick()
     ends(child, wait_until)
     assert child.restarts == 1
+
+
+def test_on_a_full_disk_nobody_is_taken_for_hung(
+    nursery: Nursery, wait_until: Wait, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child = nursery.child(SLEEPS)
+    pid = child.pid
+    assert pid is not None
+    monkeypatch.setattr(os, "getpid", lambda: pid)
+    long_ago = time.monotonic_ns() - int((HUNG_AFTER_S + 5) * 1e9)
+    Health(child.spec.report, "child", monotonic_ns=lambda: long_ago).set("ok")
+    nursery.clock.ahead_s += HUNG_AFTER_S + 1
+    with monkeypatch.context() as on_a_full_disk:
+        on_a_full_disk.setattr(tempfile, "TemporaryFile", lambda **_: Path("/dev/full").open("wb", buffering=0))  # noqa: SIM115  # the caller closes it
+        child.tick()
+    assert child.pid == pid
+    child.tick()
+    wait_until(lambda: child.pid is None)
 
 
 def test_one_that_will_not_stop_is_killed_in_time(nursery: Nursery, wait_until: Wait) -> None:
