@@ -208,14 +208,14 @@ class Broker:
             raise WireError(f"a message of {len(parts)} parts; expected identity and message")
         identity = parts[0].bytes.removesuffix(CONTROL_SUFFIX)
         message: Ready | Beat | Inferred | Done | Leave = decode(_from_worker, parts[1].buffer)
-        dispatcher, now_s = self._dispatcher, time.monotonic()
+        dispatcher, now_s, now_ns = self._dispatcher, time.monotonic(), time.monotonic_ns()
+        ends: list[End] = []
         if isinstance(message, Done):
             for frame in message.frames:
-                if end := dispatcher.done(identity, frame.camera, frame.order, frame.outcome):
-                    self._settle(end)
+                ends += dispatcher.done(identity, frame.camera, frame.order, frame.outcome, now_ns)
         elif isinstance(message, Inferred):
             for camera, order in message.frames:
-                dispatcher.inferred(identity, camera, order)
+                ends += dispatcher.inferred(identity, camera, order, now_ns)
         elif isinstance(message, Beat):
             dispatcher.beat(identity, now_s + message.patience_s)
         elif isinstance(message, Ready):
@@ -223,6 +223,8 @@ class Broker:
         else:
             log.info("worker left", worker=identity.decode(errors="replace"))
             self._lose_worker(identity, died=False)
+        for end in ends:
+            self._settle(end)
 
     def _worker_ready(self, identity: bytes, message: Ready, now_s: float) -> None:
         if message.capacity < 1:

@@ -21,8 +21,9 @@ Key = tuple[str, str, int]  # a frame: camera, session, seq
 # handful of accidents at one and the same frame is no accident.
 MAX_ATTEMPTS = 5
 
-# A worker that holds nothing while its books here say otherwise has lost a message (a broken tcp connection): frames
-# sent to it longer ago than this are not on their way any more. Idle workers report once a second.
+# A frame for a worker was lost (a broken tcp connection) where it was sent longer ago than this and the worker says
+# that it holds nothing, or where it goes on for longer than this with frames sent later: it infers them in their
+# order, and its two connections differ by milliseconds. Idle workers report once a second.
 LOST_ON_THE_WAY_S = 2.0
 
 
@@ -42,6 +43,7 @@ class Queued(Generic[Pixels]):
     attempts: int = 0  # workers that died while inferring it
     inferred: bool = False
     dispatched_ns: int = 0
+    overtaken_ns: int = 0  # when its worker was first heard of about a later one; 0: not yet
 
 
 @dataclass
@@ -138,7 +140,7 @@ class Dispatcher(Generic[Pixels]):
             if queued.order < 0:
                 queued.order = camera.next_order
                 camera.next_order += 1
-            queued.dispatched_ns = now_ns
+            queued.dispatched_ns, queued.overtaken_ns = now_ns, 0
             return self._hand_to_idle(queued), queued
         return None
 
@@ -188,36 +190,56 @@ class Dispatcher(Generic[Pixels]):
             return []
         limit_ns = now_ns - int(LOST_ON_THE_WAY_S * 1e9)
         astray = [key for key, queued in worker.holds.items() if queued.dispatched_ns < limit_ns]
-        ends = []
-        for key in reversed(astray):
-            queued = worker.holds.pop(key)
-            if not queued.inferred:
-                self._room(identity, worker)
-            ends += self._wait_again(queued)
-        return ends
+        return self._never_came(identity, worker, astray)
 
     def beat(self, identity: bytes, quiet_until_s: float) -> None:
         """A worker lives, and may be silent until then."""
         if worker := self.workers.get(identity):
             worker.quiet_until_s = quiet_until_s
 
-    def inferred(self, identity: bytes, camera: str, order: int) -> None:
+    def inferred(self, identity: bytes, camera: str, order: int, now_ns: int) -> list[End]:
         """A worker has inferred a frame, and keeps it until its detections are stored."""
         worker = self.workers.get(identity)
         queued = worker.holds.get((camera, order)) if worker else None
-        if worker and queued and not queued.inferred:
-            queued.inferred = True
-            self._room(identity, worker)
+        if not worker or not queued or queued.inferred:
+            return []
+        queued.inferred = True
+        self._room(identity, worker)
+        return self._overtaken(identity, worker, queued, now_ns)
 
-    def done(self, identity: bytes, camera: str, order: int, outcome: Outcome) -> End | None:
-        """A worker is finished with a frame; None when it was not in that worker's hands (any more)."""
+    def done(self, identity: bytes, camera: str, order: int, outcome: Outcome, now_ns: int) -> list[End]:
+        """A worker is finished with a frame; no end when it was not in that worker's hands (any more)."""
         worker = self.workers.get(identity)
         queued = worker.holds.pop((camera, order), None) if worker else None
         if not worker or not queued:
-            return None
+            return []
+        ends = [self._end(queued, outcome)]
         if not queued.inferred:
             self._room(identity, worker)
-        return self._end(queued, outcome)
+            ends += self._overtaken(identity, worker, queued, now_ns)
+        return ends
+
+    def _overtaken(self, identity: bytes, worker: Worker[Pixels], by: Queued[Pixels], now_ns: int) -> list[End]:
+        """Frames sent to the worker before this one, and not inferred for so long that they never came, wait again."""
+        lost = []
+        for key, queued in worker.holds.items():
+            if queued.dispatched_ns >= by.dispatched_ns:
+                break
+            if queued.inferred:
+                continue
+            queued.overtaken_ns = queued.overtaken_ns or now_ns
+            if now_ns - queued.overtaken_ns > LOST_ON_THE_WAY_S * 1e9:
+                lost.append(key)
+        return self._never_came(identity, worker, lost)
+
+    def _never_came(self, identity: bytes, worker: Worker[Pixels], keys: list[tuple[str, int]]) -> list[End]:
+        ends = []
+        for key in reversed(keys):
+            queued = worker.holds.pop(key)
+            if not queued.inferred:
+                self._room(identity, worker)
+            ends += self._wait_again(queued)
+        return ends
 
     def _room(self, identity: bytes, worker: Worker[Pixels]) -> None:
         had_room = worker.has_room

@@ -60,9 +60,9 @@ def test_no_frame_goes_out_without_room() -> None:
     orders = [sent(dispatcher)[2] for _ in range(2)]
     assert orders == [0, 1]
     assert dispatcher.next_work(0) is None
-    dispatcher.inferred(b"w", "file", 0)  # room again, though the frame is not done with
+    dispatcher.inferred(b"w", "file", 0, 0)  # room again, though the frame is not done with
     assert sent(dispatcher)[2] == 2
-    assert dispatcher.done(b"w", "file", 0, "detected") is not None
+    assert len(dispatcher.done(b"w", "file", 0, "detected", 0)) == 1
     assert dispatcher.next_work(0) is None
 
 
@@ -74,7 +74,7 @@ def test_a_frame_goes_to_the_worker_with_least_in_hand() -> None:
     assert workers == [b"busy", b"idle"] * 2
     for order, worker in enumerate(workers):
         if worker == b"idle":
-            dispatcher.done(worker, "file", order, "detected")
+            dispatcher.done(worker, "file", order, "detected", 0)
     for camera in "ab":
         dispatcher.frame(b"i", header(camera, 0, lossless=False), "")
         assert sent(dispatcher)[0] == b"idle"
@@ -90,7 +90,7 @@ def test_past_capacity_cameras_take_fair_turns() -> None:
                 dispatcher.frame(b"i", header(camera, tick, lossless=False, captured_ns=tick), "")
         _, frame, order = sent(dispatcher, tick)
         served[frame.camera] += 1
-        dispatcher.done(b"w", frame.camera, order, "detected")
+        dispatcher.done(b"w", frame.camera, order, "detected", tick)
     assert max(served.values()) == min(served.values()) == 10
 
 
@@ -114,7 +114,7 @@ def a_site(cameras: int, fps: float, load: float, jitter_s: float, seed: int) ->
             frame = at_hand[worker].pop(0)
             detected[frame.camera] += 1
             order = min(key[1] for key in dispatcher.workers[worker].holds if key[0] == frame.camera)
-            dispatcher.done(worker, frame.camera, order, "detected")
+            dispatcher.done(worker, frame.camera, order, "detected", now_ns)
             if at_hand[worker]:
                 heapq.heappush(events, (now_s + inference_s, next(number), who, 0.0))
         else:
@@ -150,11 +150,37 @@ def test_a_worker_whose_capacity_shrank_gets_nothing_until_it_has_room_again() -
     dispatcher.ready(b"w", SPEC, 2, 10)
     for order in range(4):
         assert dispatcher.next_work(0) is None
-        dispatcher.done(b"w", "file", order, "detected")
+        dispatcher.done(b"w", "file", order, "detected", 0)
     assert sent(dispatcher)[1].seq == 5
     assert dispatcher.next_work(0) is None
     dispatcher.lost(b"w", died=True)
     assert dispatcher.next_work(0) is None  # nobody is left to send it to
+
+
+def test_a_frame_that_a_busy_worker_never_got_goes_out_again() -> None:
+    dispatcher = a_dispatcher(b"w", capacity=2)
+    dispatcher.frame(b"i", header("lost", 0, lossless=True), "")
+    sent(dispatcher)
+    for tick in range(1, 41):  # ten a second; never idle
+        now_ns = tick * 100 * MS
+        dispatcher.frame(b"i", header("busy", tick, lossless=True), "")
+        _, frame, order = sent(dispatcher, now_ns)
+        if frame.camera == "lost":
+            assert (order, tick) == (0, 23)  # two seconds after it was overtaken for the first time
+            return
+        assert [end.header.camera for end in dispatcher.done(b"w", "busy", order, "detected", now_ns)] == ["busy"]
+    raise AssertionError("it was never sent again")
+
+
+def test_frames_told_of_in_another_order_are_not_taken_for_lost() -> None:
+    dispatcher = a_dispatcher(b"w", capacity=2)
+    for tick in range(100):  # each pair is told of the later first, over ten seconds
+        now_ns = tick * 100 * MS
+        for camera in "ab":
+            dispatcher.frame(b"i", header(camera, tick, lossless=True), "")
+        first, second = sent(dispatcher, now_ns), sent(dispatcher, now_ns + MS)
+        for _, frame, order in (second, first):
+            assert len(dispatcher.done(b"w", frame.camera, order, "detected", now_ns + 2 * MS)) == 1
 
 
 def test_a_live_frame_that_never_reached_its_dead_worker_is_not_lost_with_it() -> None:
@@ -173,7 +199,7 @@ def test_a_dead_workers_file_frames_go_out_again_in_order_and_keep_their_order()
         dispatcher.frame(b"i", header("file", seq, lossless=True), "")
     for _ in range(3):
         sent(dispatcher)
-    dispatcher.inferred(b"w", "file", 0)  # inferred, but its detections may not be stored
+    dispatcher.inferred(b"w", "file", 0, 0)  # inferred, but its detections may not be stored
     assert dispatcher.lost(b"w", died=True) == []
     dispatcher.ready(b"v", SPEC, 4, 10)
     assert [sent(dispatcher)[1:] for _ in range(4)] == [(header("file", n, lossless=True), n) for n in range(4)]
@@ -244,10 +270,9 @@ class EveryFrameEndsOnce(RuleBasedStateMachine):
         self.seq = 0
         self.workers = 0
 
-    def end(self, *ends: End | None) -> None:
+    def end(self, *ends: End) -> None:
         for end in ends:
-            if end:
-                self.ended[(end.header.camera, end.header.seq)] += 1
+            self.ended[(end.header.camera, end.header.seq)] += 1
 
     @rule(camera=st.sampled_from(["live-1", "live-2", "file-1", "file-2"]))
     def frame(self, camera: str) -> None:
@@ -262,7 +287,7 @@ class EveryFrameEndsOnce(RuleBasedStateMachine):
         self.workers += 1
         self.dispatcher.ready(b"w%d" % self.workers, SPEC, capacity, 1)
 
-    @rule(ms=st.integers(0, 4))
+    @rule(ms=st.sampled_from([0, 1, 2, 3, 4, 1500, 3000]))
     def dispatch(self, ms: int) -> None:
         self.now_ns += ms * MS
         while (step := self.dispatcher.next_work(self.now_ns)) is not None:
@@ -298,9 +323,9 @@ class EveryFrameEndsOnce(RuleBasedStateMachine):
         held = sorted((w, key) for w, worker in self.dispatcher.workers.items() for key in worker.holds)
         worker, (camera, order) = data.draw(st.sampled_from(held))
         if inferred_first:
-            self.dispatcher.inferred(worker, camera, order)
+            self.end(*self.dispatcher.inferred(worker, camera, order, self.now_ns))
         for _ in range(1 + twice):
-            self.end(self.dispatcher.done(worker, camera, order, "detected"))
+            self.end(*self.dispatcher.done(worker, camera, order, "detected", self.now_ns))
 
     @invariant()
     def every_frame_is_in_one_place(self) -> None:
