@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,8 +30,9 @@ from wire.messages import Detection, FrameHeader, InputSpec
 
 log = structlog.get_logger()
 
-# A shape that was refused for want of time, memory or disk is tried again after this: a trial takes some seconds of it.
-PASSING_S = 60.0
+# A shape that was refused for want of time, memory or disk is tried again after this, or after so many times what the
+# trial took, twice as long each time: no worker spends more than a twentieth of its time on what it cannot run.
+PASSING_S, PASSING_TIMES = 60.0, 20.0
 _WARM_UP_RUNS = 3  # the first inferences touch fresh memory and are slower
 
 
@@ -83,6 +84,7 @@ class Detector:
         self.batch = choice.batch  # frames worth handing to `detect_batch` at once
         self._compiled: OrderedDict[tuple[int, int], _Shape] = OrderedDict()
         self._refused: dict[tuple[int, int], tuple[str, float]] = {}  # why, and until when (monotonic)
+        self._retries: Counter[tuple[int, int]] = Counter()
 
     @classmethod
     def load(cls, settings: DetectorSettings, num_cores: int | None = None) -> Detector:
@@ -204,6 +206,7 @@ class Detector:
             self._compiled.move_to_end(shape)
             return known
         self._check_shape(height, width)
+        began_s = time.monotonic()
         why, until_s = self._refused.get(shape, ("", 0.0))
         if time.monotonic() < until_s:
             raise EngineRefused(why)
@@ -212,14 +215,19 @@ class Detector:
             compiled = _Shape(single, self._several(height, width))
         except EngineRefused as error:
             # Remembered, or every frame of this shape would cost a trial.
-            until_s = math.inf if error.lasting else time.monotonic() + PASSING_S
-            self._refused[shape] = str(error), until_s
+            self._refused[shape] = str(error), math.inf if error.lasting else self._retry_s(shape, began_s)
             raise
         self._compiled[shape] = compiled
         while len(self._compiled) > self._settings.shapes_cached:
             (gone_height, gone_width), _ = self._compiled.popitem(last=False)
             log.info("compiled shape dropped for another", height=gone_height, width=gone_width)
         return compiled
+
+    def _retry_s(self, shape: tuple[int, int], began_s: float) -> float:
+        """When a shape is tried again that was refused by what may pass (monotonic)."""
+        now_s = time.monotonic()
+        self._retries[shape] += 1
+        return now_s + max(PASSING_S, PASSING_TIMES * (now_s - began_s)) * 2.0 ** (self._retries[shape] - 1)
 
     @property
     def refusal(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -76,6 +77,7 @@ class Child:
     _backoff_s: float = FIRST_BACKOFF_S
     _worked: bool = False  # whether it ever said so
     _unwritable_told: bool = False
+    _unwritable_s: float = -math.inf
     _readers: list[threading.Thread] = field(default_factory=list)
 
     @property
@@ -181,7 +183,10 @@ class Child:
         if why and not self._unwritable_told:
             log.warning("health reports cannot be written, so nobody can be seen to hang", reason=why)
         self._unwritable_told = bool(why)
-        return not why
+        if why:
+            self._unwritable_s = self.clock()
+        # Nor at once when it can be written again: the report is as old as before until it is renewed.
+        return self.clock() - self._unwritable_s > HUNG_AFTER_S
 
     def _report(self) -> HealthReport | None:
         """Its own, and not that of the process before it."""
@@ -208,7 +213,7 @@ def _cannot_write_in(folder: Path) -> str:
     """Why no report could be renewed, or nothing: on a full disk nobody's is, and that is no hang."""
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(bytes(4096))  # a small report's block
+            file.write(bytes(65536))  # more than the longest report's
     except OSError as error:
         return f"{folder}: {error.strerror}"
     return ""

@@ -30,7 +30,7 @@ REPORT_S = 0.5  # well within the age at which a health report counts as stale
 # A worker that replaces a dead one may start while the kernel still holds the dead one's claim.
 CLAIM_WAIT_S = 0.5
 # Of the five seconds in which a process has to stop: for the batch in hand, for the outbox, and for the last message.
-FINISH_S, FLUSH_S, GOODBYE_S = 2.0, 2.0, 0.1
+FINISH_S, FLUSH_S, GOODBYE_S = 1.5, 2.0, 0.1
 COMPILE_ALLOWANCE_S = 60.0  # on top of the trial's own limit
 
 
@@ -101,9 +101,9 @@ def _work(config: Config, detector: Detector, stop: threading.Event, health: Hea
         if finished.wait(FINISH_S) or not ending.acquire(blocking=False):
             return
         log.warning("stopped amid a frame: another worker is given it")
+        source.leave()  # first: what the broker hears of it from now on does not count
         tell(outbox.close(FLUSH_S))
-        source.leave()
-        time.sleep(GOODBYE_S)  # ZeroMQ's thread sends it
+        time.sleep(GOODBYE_S)  # should nothing have been left to flush: ZeroMQ's thread sends it
         health.close()
         os._exit(EXIT_OK)
 

@@ -100,7 +100,7 @@ class FrameKey(Struct, frozen=True, array_like=True):
 
 
 class Hello(Struct, frozen=True, array_like=True, tag="hello.1"):
-    """Ingest to broker, twice a second: it lives."""
+    """Ingest to broker, twice a second: it lives. With `unsure`, on the frames' own connection, it is a question."""
 
     unsure: list[FrameKey] = []  # sent some time ago, end not heard of: they or their ends may be lost on the way
 

@@ -51,8 +51,8 @@ BROKER_SILENCE_S = 2.0  # the broker gives five signs of life a second
 LIVE_UNSETTLED = 16
 # The broker is asked for frames whose end has not come after this time: most end within a few hundred milliseconds.
 UNSURE_S = 2.0
-# Asked for at once; the rest at the next turn. Both windows of a hundred cameras fit.
-UNSURE_MOST = 4096
+# Asked for at once; the rest at the next turn.
+UNSURE_MOST = 1024
 
 _settled = decoder(Settled)
 
@@ -64,7 +64,7 @@ class _Sent:
     message: bytes
     pixels: NDArray[np.uint8] | None
     slot: RingSlot | None
-    sent_s: float  # monotonic
+    asked_s: float  # when the broker was last sent it, or asked for it (monotonic)
 
 
 class CameraPort:
@@ -155,13 +155,19 @@ class CameraPort:
             self.settle(*key, "broker_lost")
 
     def unsure(self, now_s: float) -> list[FrameKey]:
-        """Frames that were handed over some time ago and have not ended."""
+        """Frames that were handed over, or asked for, some time ago and have not ended."""
         with self._settled:
             return [
                 FrameKey(self.name, *key)
                 for key, sent in self._unsettled.items()
-                if now_s - sent.sent_s > UNSURE_S and key not in self._unsent
+                if now_s - sent.asked_s > UNSURE_S and key not in self._unsent
             ]
+
+    def asked(self, key: FrameKey, now_s: float) -> None:
+        """The broker is asked for a frame: not again at once."""
+        with self._settled:
+            if (sent := self._unsettled.get((key.session, key.seq))) is not None:
+                self._unsettled[key.session, key.seq] = replace(sent, asked_s=now_s)
 
     def missing(self, session: str, seq: int) -> None:
         """The broker has not got a frame that it was sent: as if it had been lost with the broker."""
@@ -181,7 +187,7 @@ class CameraPort:
                 if not self._link.transmit(sent.message, sent.pixels):
                     return
                 self._unsent.remove(key)
-                self._unsettled[key] = replace(sent, sent_s=time.monotonic())
+                self._unsettled[key] = replace(sent, asked_s=time.monotonic())
 
     def close(self) -> None:
         """No `send` waits any more: what the camera's thread has in hand goes out over the window, to be drained."""
@@ -300,13 +306,12 @@ class FrameLink:
 
     def _listen(self) -> None:
         socket = self._connect(self._name)
-        hello_s = float("-inf")
+        hello_s, hello = float("-inf"), encode(Hello())
         was_alive = False
         while not self._stop.is_set():
             if time.monotonic() - hello_s > HELLO_S:
-                unsure = [key for port in self.ports for key in port.unsure(time.monotonic())]
                 with contextlib.suppress(zmq.Again):  # no broker yet: tried again at the next turn
-                    socket.send(encode(Hello(unsure[:UNSURE_MOST])), zmq.NOBLOCK)
+                    socket.send(hello, zmq.NOBLOCK)
                     hello_s = time.monotonic()
             if socket.poll(int(LISTEN_S * 1000)):
                 self._hear(socket.recv())
@@ -319,7 +324,21 @@ class FrameLink:
                 if alive:
                     port.send_unsent()
             was_alive = alive
+            if alive:
+                self._ask()
         socket.close()
+
+    def _ask(self) -> None:
+        """Ask the broker for frames whose end is overdue.
+
+        On the frames' own connection, where the question cannot overtake a frame: what has not come before it, and was
+        not sent after it, is lost.
+        """
+        now_s = time.monotonic()
+        unsure = [(port, key) for port in self.ports for key in port.unsure(now_s)][:UNSURE_MOST]
+        if unsure and self.transmit(encode(Hello([key for _, key in unsure])), None):
+            for port, key in unsure:
+                port.asked(key, now_s)
 
     def _hear(self, payload: bytes) -> None:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import socket
 import struct
 import threading
@@ -33,13 +34,15 @@ class Connection:
     def __init__(self, near: socket.socket, port: int) -> None:
         self.sent = self.lost_bytes = 0  # from the near end; of either
         self.swallows_sent = self.swallows_all = False
+        self.bytes_a_second = math.inf
         self._ends = near, socket.create_connection(("127.0.0.1", port))
         for source, sink, up in ((*self._ends, True), (*self._ends[::-1], False)):
             threading.Thread(target=self._carry, args=(source, sink, up), daemon=True).start()
 
     def _carry(self, source: socket.socket, sink: socket.socket, up: bool) -> None:
         with contextlib.suppress(OSError):
-            while data := source.recv(65536):
+            while data := source.recv(4096):
+                time.sleep(len(data) * up / self.bytes_a_second)
                 self.sent += len(data) * up
                 if self.swallows_all or (up and self.swallows_sent):
                     self.lost_bytes += len(data)
@@ -167,6 +170,19 @@ def test_ends_that_a_broken_connection_took_are_told_again(path: Path, link: Fra
     control.reset()
     wait_until(lambda: port.ledger.unsettled == 0)
     assert port.ledger.snapshot().detected == 24
+
+
+def test_a_slow_path_is_no_loss_and_carries_no_frame_twice(path: Path, link: FrameLink) -> None:
+    port = link.camera("c", lossless=True)
+    send(port, 0)
+    wait_until(lambda: port.ledger.unsettled == 0)
+    frames = max(path.connections, key=lambda one: one.sent)
+    frame_bytes, frames.bytes_a_second = frames.sent, 20_000  # a third of a second a frame, and eight on their way
+    for seq in range(1, 13):
+        send(port, seq)
+    wait_until(lambda: port.ledger.snapshot().detected == 13, 60)
+    assert frames.sent < frame_bytes * 13.5
+    assert not port.ledger.snapshot().dropped
 
 
 def test_a_path_that_goes_dead_without_a_word_is_left_for_another(path: Path, link: FrameLink) -> None:
