@@ -250,6 +250,17 @@ def follow_alerts(
             link.close()
 
 
+def stored_alerts(link: Link, since_id: str, until_id: str) -> Iterator[tuple[str, Alert]]:
+    """Yield (stream id, alert) of those after `since_id` up to `until_id`, as `follow_alerts` does; then it ends."""
+    last = checked_id(since_id)
+    while items := link.one("XRANGE", ALERTS, b"(" + last, checked_id(until_id), "COUNT", FOLLOW_COUNT):
+        for id_, fields in items:
+            last = id_
+            alert = _alert_of(id_, fields)
+            if alert is not None:
+                yield id_.decode(), alert
+
+
 def checked_id(text: str) -> bytes:
     """The id of a stream entry as Redis takes it; raises WireError for anything else."""
     if not re.fullmatch(r"[0-9]{1,19}(-[0-9]{1,19})?", text):

@@ -26,6 +26,9 @@ log = structlog.get_logger()
 
 # A connection that failed is tried again after this long (seconds): soon for a person, seldom for a log.
 RETRY_S = 1.0
+# Nothing is taken from another trainer before Redis has answered for so long without a break: after an outage all have
+# been silent for long, and each is heard of again within a second or two.
+STEADY_S = 5.0
 
 Answer = Literal["ours", "cancel", "lost"]
 
@@ -55,6 +58,8 @@ for i = 5, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
 if ARGV[3] == '1' then
   redis.call('HSET', KEYS[1], 'ended_us', now)
   redis.call('EXPIRE', KEYS[1], ARGV[4])
+else
+  redis.call('HSETNX', KEYS[1], 'state', 'running')
 end
 if redis.call('HGET', KEYS[1], 'cancel') == '1' then return 'cancel' end
 return 'ours'
@@ -84,6 +89,8 @@ class JobQueue:
         self._link: Link | None = None
         self._resumed = False  # whether what a run before us left is done with
         self._try_at_s = 0.0
+        self._answered_s = self._steady_since_s = float("-inf")
+        self._claim_from = b"0-0"
         self.malformed = 0
         self.losses = 0  # connections that failed
 
@@ -148,8 +155,12 @@ class JobQueue:
 
     def _abandoned(self) -> list[Any]:
         """What belongs to a trainer that was not heard of for long."""
+        self._connected()
+        if time.monotonic() - self._steady_since_s < min(STEADY_S, self._takeover_ms / 1000):
+            return []
         who = (JOBS_KEY, GROUP, self._trainer)
-        (reply,) = self._send(("XAUTOCLAIM", *who, self._takeover_ms, "0-0", "COUNT", 1))
+        (reply,) = self._send(("XAUTOCLAIM", *who, self._takeover_ms, self._claim_from, "COUNT", 1))
+        self._claim_from = reply[0]  # it looks at some entries at a time; after the last begins anew
         entries: list[Any] = reply[1]
         return entries
 
@@ -174,6 +185,7 @@ class JobQueue:
         ((state, attempts, cancel),) = self._send(("EVAL", _TAKE, 1, job_key(job.id), *words))
         if state.decode() in ENDED:  # cancelled while it waited; or its end was written and not acknowledged
             self._acknowledge(entry)
+            self._send(("EXPIRE", job_key(job.id), KEEP_S))  # not before: a job without its hash would run
             return None
         return Taken(job, entry, owner, int(attempts), cancel == b"1")
 
@@ -187,6 +199,7 @@ class JobQueue:
             self._try_at_s = time.monotonic() + RETRY_S
             self._link = Link(self._connect())
             self._make_group(self._link)
+            self._answered_s = self._steady_since_s = time.monotonic()
         return self._link
 
     def _make_group(self, link: Link) -> None:
@@ -198,7 +211,13 @@ class JobQueue:
         """The replies; raises RedisAway when the connection fails or Redis refuses any of it."""
         try:
             link = self._connected()
+            asked_s = time.monotonic()
+            if asked_s - self._answered_s > STEADY_S:
+                self._steady_since_s = asked_s
             replies = link.send(*commands)
+            self._answered_s = time.monotonic()
+            if self._answered_s - asked_s > STEADY_S:
+                self._steady_since_s = self._answered_s
             for reply in replies:
                 if isinstance(reply, redis.ResponseError):
                     if str(reply).startswith("NOGROUP"):  # Redis lost its data

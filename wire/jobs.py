@@ -130,7 +130,6 @@ if state == 'running' then
 elseif state == 'queued' or state == 'interrupted' then
   local at = redis.call('TIME')
   redis.call('HSET', KEYS[1], 'state', 'cancelled', 'ended_us', string.format('%.0f', at[1] * 1000000 + at[2]))
-  redis.call('EXPIRE', KEYS[1], ARGV[1])
 end
 return redis.call('HGET', KEYS[1], 'state')
 """

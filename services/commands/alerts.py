@@ -13,9 +13,9 @@ import typer
 
 from services.config import Config
 from services.process import catch_signals
-from wire.alerts import ALERTS, Alert, follow_alerts
+from wire.alerts import ALERTS, Alert, follow_alerts, stored_alerts
 from wire.logs import setup_logs
-from wire.redis_link import RedisAway, connect
+from wire.redis_link import Link, RedisAway, connect
 
 LOWEST_ID = "0-0"
 # More alerts than fit into a millisecond; the second half of a Redis stream id has 64 bits.
@@ -36,10 +36,15 @@ def alerts(config: Config, *, since: str | None, last: int, follow: bool, count:
         since = _id_before_last(connection, last) if last else LOWEST_ID
     if not follow and _order(since or newest) >= _order(newest):
         return 0
-    for printed, (stream_id, alert) in enumerate(follow_alerts(connection, since, stop), start=1):
-        typer.echo(_json_line(stream_id, alert) if as_json else line(alert, stream_id))
-        if printed == count or (not follow and _order(stream_id) >= _order(newest)):
-            break
+    link = Link(connection())
+    found = follow_alerts(connection, since, stop) if follow else stored_alerts(link, since or newest, newest)
+    try:
+        for printed, (stream_id, alert) in enumerate(found, start=1):
+            typer.echo(_json_line(stream_id, alert) if as_json else line(alert, stream_id))
+            if printed == count or stop.is_set():
+                break
+    finally:
+        link.close()
     return 0
 
 

@@ -134,7 +134,7 @@ def below(text: str, folders: tuple[Path, ...], what: str) -> Path:
             path = (root / text).resolve()
             if path.is_relative_to(root) and path.is_file():
                 return path
-        except OSError:  # a name too long for the file system, a loop of links
+        except (OSError, RuntimeError, ValueError):  # a name too long, a loop of links (RuntimeError until 3.13), a NUL
             continue
     raise JobError(f"{what} {text!r}: expected a file below {' or '.join(str(folder) for folder in folders)}")
 

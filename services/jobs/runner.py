@@ -99,6 +99,14 @@ class JobRun:
             record = plan.folder.record()
         except (JobError, OSError) as error:
             return self._end("failed", str(error), stop)
+        except Exception as error:
+            # A bug of ours, which must not take every job behind this one with it, for ever.
+            if self._taken.cancel:
+                return self._end("cancelled", "", stop)
+            if self._attempts >= self._settings.max_attempts:
+                log.exception("job cannot be begun", job=self._taken.job.id)
+                return self._end("failed", f"nobody foresaw this: {type(error).__name__}: {error}", stop)
+            raise
         epoch, _ = newest_row(plan.folder.results)
         self._reached = self._counts.epoch = epoch
         self._fields |= {"folder": str(plan.folder.path), "epochs": plan.epochs, "epoch": epoch}

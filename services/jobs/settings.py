@@ -35,8 +35,8 @@ class TrainerSettings(BaseModel):
         60.0,
         ge=2,
         le=86_400,
-        description="The job of a trainer that is not heard of for this long goes to another one, which begins it anew "
-        "unless both share runs_dir (seconds).",
+        description="The job of a trainer that is not heard of for this long goes to another, which begins it anew: "
+        "each has a runs_dir of its own (seconds).",
     )
     max_attempts: int = Field(
         3,

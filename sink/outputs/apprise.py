@@ -20,11 +20,12 @@ class Apprise(Output):
     """Sends by the service that the URL names."""
 
     def __init__(self, settings: AppriseSettings) -> None:
-        # When told to log everything these print URLs, with the keys in them.
-        for name in ("apprise", "urllib3"):
-            logging.getLogger(name).setLevel(logging.WARNING)
+        # When told to log everything these print URLs, with the keys in them; one that it cannot read even as an error.
+        logging.getLogger("urllib3").setLevel(logging.WARNING)
+        logging.getLogger("apprise").setLevel(logging.CRITICAL)
         self._service = apprise.Apprise()
         self._known = self._service.add(_with_limits(settings))
+        logging.getLogger("apprise").setLevel(logging.WARNING)
 
     def deliver(self, alert: Alert, text: bytes) -> None:  # noqa: ARG002  # people get words, not JSON
         """Send it; what exactly went wrong is in Apprise's own log lines."""

@@ -5,11 +5,13 @@ No shell is involved, so nothing in an alert can become a command. Exit code 0 m
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import signal
 import subprocess
 import threading
+import time
 from contextlib import suppress
 
 from sink.outputs.delivery import Failed, Output, Unreachable
@@ -98,11 +100,14 @@ class _Tail:
         return "".join(character if character.isprintable() else " " for character in text).strip()
 
     def _read(self) -> None:
-        while True:
+        until_s = math.inf
+        while time.monotonic() < until_s:
             ready, _, _ = select.select([self._source], [], [], LOOK_S)
             if ready:
                 block = os.read(self._source, 65536)
                 self._tail = (self._tail + block)[-OUTPUT_BYTES:]
             if (ready and not block) or (not ready and self._ended.is_set()):
                 break
+            if self._ended.is_set():  # a child that was left behind may go on talking for ever
+                until_s = min(until_s, time.monotonic() + LOOK_S)
         os.close(self._source)

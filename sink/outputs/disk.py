@@ -7,6 +7,7 @@ may write an alert a second time: lines of the same `id` are the same alert.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -60,16 +61,17 @@ class Disk(Output):
             return
         source = self._settings.snapshots_from.joinpath(*parts)
         until_s = time.monotonic() + self._settings.snapshot_wait_s
-        while not source.is_file() and time.monotonic() < until_s:
-            time.sleep(LOOK_S)
         target = self._settings.folder / day / parts[-1]
         beside = target.with_name(f".{target.name}.part")
         try:
+            while not source.is_file() and time.monotonic() < until_s:  # raises where its folder may not be entered
+                time.sleep(LOOK_S)
             target.parent.mkdir(exist_ok=True)
             shutil.copyfile(source, beside)
             beside.replace(target)
         except OSError as error:
-            beside.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                beside.unlink(missing_ok=True)
             log.warning("no picture", id=alert.id, source=str(source), reason=error.strerror or str(error))
 
     def _clean(self) -> None:

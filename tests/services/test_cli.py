@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from services.cli import app
 from services.process import EXIT_UNUSABLE, claim_report
-from wire.alerts import Alert, Box, Evidence, FrameSize, alert_id, alert_once, rfc3339
+from wire.alerts import ALERTS, Alert, Box, Evidence, FrameSize, alert_id, alert_once, rfc3339
 from wire.messages import encode
 from wire.redis_link import Link, connect
 from wire.settings import RedisSettings
@@ -219,6 +219,15 @@ class TestAlerts:
         assert seqs("--since", ids[4]) == []
         assert seqs("--last", "99") == [0, 1, 2, 3, 4]
         assert seqs("--count", "3") == [0, 1, 2]
+
+    def test_the_stored_ones_end_also_where_the_newest_cannot_be_read(
+        self, sparsecam: Run, config_file: Path, ids: list[str], valkey: EmbeddedValkey
+    ) -> None:
+        link = Link(connect(RedisSettings(url=valkey.url)))
+        link.one("XADD", ALERTS, "*", "v", "99", "d", "of a later build")
+        link.close()
+        done = sparsecam("alerts", "-c", str(config_file), "--json", "--no-follow")
+        assert done.returncode == 0 and len(done.stdout.splitlines()) == len(ids)
 
     def test_a_line_for_a_person_has_the_id_to_resume_from(
         self, sparsecam: Run, config_file: Path, ids: list[str]

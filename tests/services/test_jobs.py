@@ -175,6 +175,13 @@ def test_no_path_leads_out(parts: list[str]) -> None:
         assert below("/".join(parts), (root,), "data").is_relative_to(root)
 
 
+def test_a_circle_of_links_is_no_file(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to(tmp_path / "a")
+    for text in ("a", "a/b.yaml", "n\0ul"):
+        with pytest.raises(JobError, match="expected a file below"):
+            below(text, (tmp_path,), "data")
+
+
 def test_the_newest_whole_row_counts(tmp_path: Path) -> None:
     path = tmp_path / "results.csv"
     assert newest_row(path) == (0, {})

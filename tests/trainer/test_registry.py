@@ -100,6 +100,14 @@ def test_a_name_is_taken_until_it_is_replaced_or_removed(cards: ModuleType, tmp_
     assert (tmp_path / "mine.onnx").exists()
 
 
+def test_who_was_killed_while_adding_a_model_adds_it_again(cards: ModuleType, tmp_path: Path) -> None:
+    put(cards, tmp_path)
+    put(cards, tmp_path)
+    (tmp_path / "street-n.card.yaml").unlink()
+    put(cards, tmp_path)
+    assert find("street-n", [tmp_path]).path.read_bytes() == ONNX
+
+
 def test_a_card_enters_with_its_own_file_only(cards: ModuleType, tmp_path: Path) -> None:
     with pytest.raises(RegistryError, match="of another file"):
         add(tmp_path, ONNX, cards.card("street-n", "0" * 64))

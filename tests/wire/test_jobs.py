@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import pytest
 import redis
@@ -126,6 +128,76 @@ def test_a_cancelled_job_is_not_begun_and_a_running_one_hears_of_it(link: Link, 
     assert trainer.take(0.05) is None
     assert link.send(("XPENDING", jobs.JOBS_KEY, jobs.GROUP))[0][0] == 0
     assert jobs.cancel(link, "nobody") is None
+
+
+def test_a_job_cancelled_while_it_waited_is_remembered_until_a_trainer_has_seen_it(link: Link, queue: Queue) -> None:
+    waiting = submitted(link)
+    jobs.cancel(link, waiting.id)
+    assert link.one("TTL", jobs.job_key(waiting.id)) == -1
+    trainer = queue()
+    assert trainer.take(0.05) is None
+    assert 0 < link.one("TTL", jobs.job_key(waiting.id)) <= jobs.KEEP_S
+
+
+def test_a_running_job_can_be_cancelled_after_redis_lost_it(link: Link, queue: Queue) -> None:
+    job = submitted(link)
+    trainer = queue()
+    taken = take(trainer)
+    link.one("DEL", jobs.job_key(job.id))
+    assert trainer.say(taken, {"epoch": 1}) == "ours"
+    assert jobs.cancel(link, job.id) == "running"
+    assert trainer.say(taken, {}) == "cancel"
+
+
+def test_a_dead_trainers_job_is_found_behind_many_that_are_worked_on(
+    link: Link, queue: Queue, wait_until: Callable[..., None]
+) -> None:
+    owners = [queue(f"t{number}") for number in range(12)]
+    for _ in owners:
+        submitted(link)
+    taken = [take(owner) for owner in owners]
+    other = queue("other", takeover_s=0.5)
+    found: list[Taken] = []
+
+    def found_it() -> bool:
+        for owner, one in zip(owners[:-1], taken[:-1], strict=True):
+            owner.say(one, {})
+        found.extend(filter(None, [other.take(0.01)]))
+        return bool(found)
+
+    wait_until(found_it)
+    assert found[0].job == taken[-1].job
+
+
+def test_after_an_outage_a_trainer_is_heard_of_before_its_job_is_taken(
+    own_valkey: EmbeddedValkey, wait_until: Callable[..., None]
+) -> None:
+    def connect() -> redis.Redis:
+        return redis.Redis.from_url(own_valkey.url, protocol=2)
+
+    owner, other = JobQueue(connect, "owner", takeover_s=1), JobQueue(connect, "other", takeover_s=1)
+    link = Link(connect())
+    submitted(link)
+    taken = take(owner)
+    own_valkey.stop()
+    with pytest.raises(RedisAway):
+        other.take(0.01)
+    time.sleep(1.5)  # longer than takeover_s
+    own_valkey.start()
+    back_s = time.monotonic()
+    while time.monotonic() - back_s < 0.8:  # the owner has not spoken yet
+        with suppress(RedisAway):
+            assert other.take(0.01) is None
+
+    def speaks() -> bool:
+        with suppress(RedisAway):
+            return owner.say(taken, {}) == "ours"
+        return False
+
+    wait_until(speaks)
+    owner.close()
+    other.close()
+    link.close()
 
 
 def test_rubbish_in_the_stream_is_dropped_and_counted(link: Link, queue: Queue) -> None:

@@ -24,6 +24,7 @@ from wire.streams import (
     SEEN_TTL_S,
     Reader,
     detections_key,
+    last_id,
     publish_once,
     seen_bit,
     sink_key,
@@ -118,6 +119,19 @@ def test_refused_commands_answer_in_their_place(link: Link) -> None:
 
 
 # ---- publish-once
+
+
+def test_a_stream_that_must_not_be_asked_for_is_not_taken_for_an_empty_one(own_valkey: EmbeddedValkey) -> None:
+    with redis.Redis.from_url(own_valkey.url) as client:
+        client.execute_command("ACL", "SETUSER", "reader", "on", ">secret", "+ping", "+xread", "~*")
+    link = Link(redis.Redis.from_url(own_valkey.url, protocol=2, username="reader", password="secret"))
+    with pytest.raises(redis.ResponseError, match="NOPERM|no permissions"):
+        last_id(link, "stream")
+    link.close()
+
+
+def test_a_stream_that_is_not_there_has_given_out_no_id(link: Link) -> None:
+    assert last_id(link, "nothing") == b"0-0"
 
 
 def test_two_senders_of_the_same_frames_leave_each_frame_once(

@@ -52,6 +52,14 @@ def test_a_url_that_apprise_does_not_know_is_refused_without_showing_it(make_ale
     assert "hunter22" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "url", ["tgram://hunter22/555", "ifttt://hunter22", "discord://hunter22", "nosuch://hunter22@h"]
+)
+def test_no_key_of_a_url_that_cannot_be_read_comes_into_a_log(url: str, caplog: pytest.LogCaptureFixture) -> None:
+    apprise(url)
+    assert "hunter22" not in caplog.text
+
+
 def test_the_end_of_an_incident_sounds_like_one(make_alert: Make) -> None:
     assert title(make_alert(1, "closed")) == "Over: pistol at door"
     assert "3 more incidents" in body(make_alert(1, rule="system.suppressed", suppressed=3, label=None, score=None))

@@ -82,6 +82,12 @@ def test_one_that_leaves_a_child_behind_holds_nothing_up(make_alert: Make) -> No
     assert time.monotonic() - begun < 3
 
 
+def test_one_that_leaves_a_talking_child_behind_holds_nothing_up(make_alert: Make) -> None:
+    begun = time.monotonic()
+    run(make_alert(1), "sh", "-c", "(for _ in $(seq 500); do echo still here; sleep 0.01; done) & exit 0")
+    assert time.monotonic() - begun < 3
+
+
 @pytest.mark.parametrize("program", ["/nowhere/program", "/etc/passwd", "a\0b"])
 def test_one_that_cannot_be_started_makes_all_wait(make_alert: Make, program: str) -> None:
     with pytest.raises(Unreachable, match="cannot be started"):

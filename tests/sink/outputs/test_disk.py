@@ -101,7 +101,15 @@ class TestPictures:
         assert (tmp_path / "out" / "2023-11-14" / "incident-1.jpg").read_bytes() == b"jpeg"
 
     @pytest.mark.parametrize(
-        "link", [LINK, "https://h/../../secret", "https://h/a/%2e%2e/..", "x", "https://h/a/b/%2fetc%2fpasswd"]
+        "link",
+        [
+            LINK,
+            "https://h/../../secret",
+            "https://h/a/%2e%2e/..",
+            "x",
+            "https://h/a/b/%2fetc%2fpasswd",
+            "https://h/a/b/" + "x" * 300,
+        ],
     )
     def test_that_are_missing_or_elsewhere_cost_no_alert(self, tmp_path: Path, make_alert: Make, link: str) -> None:
         (tmp_path / "secret").write_text("s")
