@@ -125,7 +125,7 @@ def test_a_stream_that_must_not_be_asked_for_is_not_taken_for_an_empty_one(own_v
     with redis.Redis.from_url(own_valkey.url) as client:
         client.execute_command("ACL", "SETUSER", "reader", "on", ">secret", "+ping", "+xread", "~*")
     link = Link(redis.Redis.from_url(own_valkey.url, protocol=2, username="reader", password="secret"))
-    with pytest.raises(redis.ResponseError, match="NOPERM|no permissions"):
+    with pytest.raises(redis.ResponseError, match=r"NOPERM|no permissions"):
         last_id(link, "stream")
     link.close()
 
