@@ -109,7 +109,10 @@ def up(
 @app.command()
 def check(
     *,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="The config file to check.")],
+    file: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Argument(metavar="[FILE]", help="The config file to check. Default: as for --config of other commands."),
+    ] = None,
     probe: Annotated[
         bool, typer.Option("--probe", help="Also open each camera for one picture, and load the model.")
     ] = False,
@@ -117,7 +120,7 @@ def check(
 ) -> None:
     """Check a config file: every problem with its line and column, and what was meant.
 
-    Exit code 1 when anything is wrong.
+    Exit code 1 when anything is wrong; a warning, such as a video that is not there yet, is 0.
     """
     with _in_words():
         from services.commands import check as command

@@ -153,6 +153,13 @@ def find_config(given: Path | None = None, env: Mapping[str, str] | None = None)
     return next((path for path in (LOCAL_FILE, SYSTEM_FILE) if path.is_file()), None)
 
 
+def no_config() -> ConfigError:
+    """What to say where no config is found and one is needed."""
+    looked = f"looked for ./{LOCAL_FILE} and {SYSTEM_FILE}, and ${FILE_VARIABLE} names none"
+    mend = f"name one (-c FILE; `check` takes FILE alone), or copy sparsecam.example.yaml to ./{LOCAL_FILE} and edit it"
+    return ConfigError([Problem(Place("no config found"), f"{looked}; {mend}")])
+
+
 def load(path: Path | None, env: Mapping[str, str] | None = None) -> Config:
     """Load `path` (None: defaults only) with overrides from `env` (None: this process's environment).
 
@@ -171,9 +178,14 @@ def check_classes(path: Path | None, config: Config, classes: Collection[str]) -
 def refuse_model(path: Path | None, why: str) -> NoReturn:
     """Raise ConfigError at the place of `detector.model` in the config that was loaded from `path`."""
     key = ("detector", "model")
+    raise ConfigError([Problem(places(path).place(key), f"{dotted(key)}: {why}")])
+
+
+def places(path: Path | None) -> Source:
+    """The config at `path` as it is written, for the place of what only a look at this machine tells."""
     source = _read(path)
     apply_environment(source, os.environ, Config)  # the place may be a variable
-    raise ConfigError([Problem(source.place(key), f"{dotted(key)}: {why}")])
+    return source
 
 
 def validate(source: Source, env: Mapping[str, str]) -> Config:

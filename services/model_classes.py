@@ -23,10 +23,8 @@ def model_classes(config: Config) -> frozenset[str] | None:
 
     What is wrong with the model is said by the worker that loads it. The config's own `detector.labels` win.
     """
-    if config.detector.labels or not config.detector.model:
+    if not config.detector.model or not names_classes(config):
         return None
-    if not any(rule.labels for rule in config.rules.values()):
-        return None  # nothing to compare
     # Raises RegistryError for a name: whoever asks has refused that already, with its place in the config.
     command = [sys.executable, "-m", "services.model_classes", detector_settings(config).model]
     try:
@@ -35,6 +33,11 @@ def model_classes(config: Config) -> frozenset[str] | None:
     except (subprocess.SubprocessError, OSError, ValueError):
         return None
     return frozenset(names) if names else None
+
+
+def names_classes(config: Config) -> bool:
+    """Whether rules name classes that only the model can confirm."""
+    return not config.detector.labels and any(rule.labels for rule in config.rules.values())
 
 
 def refuse_unknown_classes(config: Config, path: Path | None) -> None:

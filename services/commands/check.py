@@ -1,4 +1,4 @@
-"""`sparsecam check FILE`: every problem of a config; with --probe also of its cameras and its model."""
+"""`sparsecam check [FILE]`: every problem of a config; with --probe also of its cameras and its model."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 
-from services.config import Config, load
+from services.config import Config, check_classes, find_config, load, no_config
 from services.config_errors import ConfigError
-from services.model_classes import refuse_unknown_classes
+from services.config_on_disk import gaps, refuse_missing_model, unchecked_classes
+from services.model_classes import model_classes
 from services.model_names import detector_settings, refuse_unknown_model
 from services.process import stdout_to_stderr
+from services.yaml_source import Problem
 from wire.logs import redact, redact_value
 
 # Cameras opened at once: opening mostly waits for the network, decoding one picture takes milliseconds.
@@ -35,14 +37,27 @@ class Probe:
     found: str
 
 
-def check(file: Path, *, probe: bool, as_json: bool) -> int:
-    """0 when the config can be used (and, with `probe`, every camera and the model work), else 1."""
+def check(given: Path | None, *, probe: bool, as_json: bool) -> int:
+    """0 when the config can be used (and, with `probe`, every camera and the model work), else 1.
+
+    Without a file that of every other command; raises ConfigError where there is none.
+    """
+    file = find_config(given)
+    if file is None:
+        raise no_config()
+    warnings: list[Problem] = []
     try:
         config = load(file)
+        warnings += gaps(config, file)
         refuse_unknown_model(config, file)
-        refuse_unknown_classes(config, file)
+        refuse_missing_model(config, file)
+        classes = model_classes(config)
+        if classes is None:
+            warnings += unchecked_classes(config, file)
+        else:
+            check_classes(file, config, classes)
     except ConfigError as error:
-        _print_problems(error, as_json)
+        _print_problems(error, warnings, as_json)
         return 1
     probes = list(_probes(config)) if probe else []
     works = all(one.works for one in probes)
@@ -50,36 +65,51 @@ def check(file: Path, *, probe: bool, as_json: bool) -> int:
         report = {
             "valid": True,
             "problems": [],
+            "warnings": _plain(warnings),
             "probes": [asdict(one) for one in probes],
             "config": redact_value(config.model_dump(mode="json")),
         }
         typer.echo(json.dumps(report, indent=2))
         return 0 if works else 1
-    _print_config(config, file)
+    _print_config(config, file, warnings)
     if probe:
         _print_probes(probes)
+    _print_warnings(warnings)
     return 0 if works else 1
 
 
-def _print_problems(error: ConfigError, as_json: bool) -> None:
-    if not as_json:
-        typer.echo(str(error), err=True)
-        count = len(error.problems)
-        typer.echo(f"\n{count} problem{'s' if count > 1 else ''}", err=True)
+def _print_problems(error: ConfigError, warnings: list[Problem], as_json: bool) -> None:
+    if as_json:
+        report = {"valid": False, "problems": _plain(error.problems), "warnings": _plain(warnings), "probes": []}
+        typer.echo(json.dumps(report, indent=2))
         return
-    problems = [
+    typer.echo(str(error), err=True)
+    _print_warnings(warnings)
+    typer.echo(f"\n{_counted(error.problems, 'problem')}", err=True)
+
+
+def _print_warnings(warnings: list[Problem]) -> None:
+    for one in warnings:
+        typer.echo(f"{one.place}: warning: {one.text}", err=True)
+
+
+def _plain(problems: list[Problem]) -> list[dict[str, object]]:
+    return [
         {
             "source": one.place.source,
             "line": one.place.line or None,
             "column": one.place.column or None,
             "text": one.text,
         }
-        for one in error.problems
+        for one in problems
     ]
-    typer.echo(json.dumps({"valid": False, "problems": problems, "probes": []}, indent=2))
 
 
-def _print_config(config: Config, file: Path) -> None:
+def _counted(found: list[Problem], what: str) -> str:
+    return f"{len(found)} {what}{'' if len(found) == 1 else 's'}"
+
+
+def _print_config(config: Config, file: Path, warnings: list[Problem]) -> None:
     console = Console()
     cameras = Table("camera", "source", "detected", "gate", title_justify="left")
     for name, camera in config.cameras.items():
@@ -93,7 +123,8 @@ def _print_config(config: Config, file: Path) -> None:
         labels = ", ".join(rule.labels) or "all"
         confirmed = f"{rule.confirm_frames} of {rule.window_frames} frames"
         rules.add_row(name, rule.kind, watched, labels, f"{rule.min_score:g}", confirmed, f"{rule.cooldown_s:g} s")
-    console.print(f"{file} is valid.", highlight=False)
+    with_warnings = f", with {_counted(warnings, 'warning')}" if warnings else ""
+    console.print(f"{file} is valid{with_warnings}.", highlight=False, soft_wrap=True)
     console.print(cameras if config.cameras else "No cameras.", rules if config.rules else "No rules: no alerts.")
     console.print(f"model  {config.detector.model or 'none: nothing is detected'}", highlight=False)
     redis = "embedded Valkey" if config.embeds_valkey else redact(config.redis_url)

@@ -95,6 +95,59 @@ class TestCheck:
         report = json.loads(invoke("check", str(path), "--json").stdout)
         assert [(one["line"], one["column"]) for one in report["problems"]] == [(2, 3), (4, 15)]
 
+    def test_local_sources_that_are_not_there_are_warned_of(
+        self, invoke: Run, folder: Path, moving_light: Path
+    ) -> None:
+        path = folder / "c.yaml"
+        path.write_text(
+            f"cameras:\n  gone: {{source: gone.mp4}}\n  there: {{source: {moving_light}}}\n"
+            "  off: {source: off.mp4, enabled: false}\n  cam: {source: /dev/video99}\n"
+            "  net: {source: 'rtsp://10.0.0.9/1'}\n  drawn: {source: 'sim://street'}\n"
+        )
+        done = invoke("check", str(path))
+        assert done.returncode == 0, "a file may be mounted later"
+        assert f"{path} is valid, with 2 warnings." in done.stdout
+        gone, cam = done.stderr.splitlines()
+        assert gone == (
+            f"{path}:2:18: warning: cameras.gone.source: no file 'gone.mp4' here (looked in {folder}); "
+            "it must be by the start, or the camera fails"
+        )
+        assert cam.startswith(f"{path}:5:17: warning: cameras.cam.source: no device '/dev/video99' here")
+        report = json.loads(invoke("check", str(path), "--json").stdout)
+        assert report["valid"]
+        assert [(one["line"], one["column"]) for one in report["warnings"]] == [(2, 18), (5, 17)]
+
+    def test_a_model_file_that_is_not_there_is_refused_and_its_unchecked_classes_are_told_of(
+        self, invoke: Run, folder: Path
+    ) -> None:
+        path = folder / "c.yaml"
+        path.write_text("detector: {model: gone.onnx}\nrules: {r: {labels: [person]}}\n")
+        done = invoke("check", str(path))
+        assert done.returncode == 1
+        assert f"{path}:1:19: detector.model: no file 'gone.onnx' here (looked in {folder})" in done.stderr
+        assert "the class names in rules were not checked" in done.stderr
+        path.write_text("detector: {model: gone.onnx, labels: [person]}\nrules: {r: {labels: [person]}}\n")
+        assert "class names" not in invoke("check", str(path)).stderr, "the config's own are checked"
+
+    def test_classes_that_the_model_does_not_tell_are_said_to_be_unchecked(self, invoke: Run, folder: Path) -> None:
+        (folder / "m.onnx").write_bytes(b"not a model")
+        path = folder / "c.yaml"
+        path.write_text("detector: {model: m.onnx}\nrules: {r: {labels: [person]}}\n")
+        done = invoke("check", str(path))
+        assert (done.returncode, "class names in rules were not checked" in done.stderr) == (0, True)
+
+    def test_without_a_file_it_finds_the_config_as_other_commands_do(self, invoke: Run, folder: Path) -> None:
+        done = invoke("check")
+        assert done.returncode == EXIT_UNUSABLE
+        assert done.stderr.startswith("no config found: looked for ./sparsecam.yaml and /etc/sparsecam/sparsecam.yaml")
+        (folder / "sparsecam.yaml").write_text("redsi: {}\n")
+        assert invoke("check").stderr.startswith("sparsecam.yaml:1:1: redsi: unknown key")
+
+    def test_an_empty_file_is_said_to_name_no_cameras(self, invoke: Run, folder: Path) -> None:
+        (folder / "sparsecam.yaml").touch()
+        done = invoke("check")
+        assert (done.returncode, "sparsecam.yaml:1:1: warning: names no cameras" in done.stderr) == (0, True)
+
     def test_probe_opens_cameras_and_the_model(
         self, sparsecam: Run, folder: Path, moving_light: Path, bright_box_model: Path
     ) -> None:
