@@ -47,7 +47,7 @@ def build(name: str, settings: OutputSettings, connection: Callable[[], redis.Re
     lease of the outputs.
     """
     if isinstance(settings, WebhookSettings):
-        return Webhook(settings)
+        return Webhook(settings, name)
     if isinstance(settings, DiskSettings):
         return Disk(settings)
     if isinstance(settings, CommandSettings):

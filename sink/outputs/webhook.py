@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
-from sink.outputs.address import connect_to
+from sink.outputs.address import PrivateAddress, connect_to
 from sink.outputs.delivery import Failed, Output, Refused, Unreachable
 from sink.outputs.settings import WebhookSettings
 from sink.outputs.signature import signature, signing_key
@@ -49,10 +49,11 @@ class _Answer:
 
 
 class Webhook(Output):
-    """Each attempt is a connection of its own."""
+    """Each attempt is a connection of its own. `name` is the output's in the config, for messages."""
 
-    def __init__(self, settings: WebhookSettings) -> None:
+    def __init__(self, settings: WebhookSettings, name: str = "NAME") -> None:
         self._settings = settings
+        self._name = name
         self._url = settings.url.get_secret_value()
         self._key = signing_key(settings.secret.get_secret_value())
         self._own = {name: value.get_secret_value() for name, value in settings.headers.items()}
@@ -95,7 +96,13 @@ class Webhook(Output):
         parts = urlsplit(url)
         secure = parts.scheme == "https"
         host, port = parts.hostname or "", parts.port or (443 if secure else 80)
-        link = connect_to(host, port, allow_private=self._settings.allow_private, until_s=until_s)
+        try:
+            link = connect_to(host, port, allow_private=self._settings.allow_private, until_s=until_s)
+        except PrivateAddress as error:
+            raise Refused(
+                f"{error}: if alerts are meant to go there, set `outputs.{self._name}.allow_private: true`, start the "
+                f"sink again, and send what was put aside with `sparsecam deadletters replay {self._name}`"
+            ) from None
         if secure:
             link = self._tls.wrap_socket(link, server_hostname=host, do_handshake_on_connect=False)
         # A receiver that sends a byte now and then keeps a socket's own time limit from ever being reached.

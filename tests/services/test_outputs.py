@@ -19,8 +19,10 @@ from prometheus_client import generate_latest
 
 from services.config import Config, load
 from services.config_errors import ConfigError
-from services.outputs import OutputUnavailable, start_outputs
+from services.outputs import OutputUnavailable, build, start_outputs
+from sink.outputs.delivery import Refused
 from sink.outputs.lease import OWNER_KEY
+from sink.outputs.settings import WebhookSettings
 from wire import metrics
 from wire.alerts import ALERTS, Alert, alert_id, alert_once, rfc3339
 from wire.redis_link import Link, connect
@@ -252,6 +254,13 @@ def test_a_missing_library_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPa
         ("{url: http://h}", "outputs.a.kind: missing; expected one of: webhook, mqtt, apprise, disk, command"),
         ("3", "outputs.a: found 3; expected `key: value` lines"),
         ("{kind: webhook, url: 'hunter22'}", "1:35: outputs.a.url: not the URL of a webhook; expected http:// or"),
+        (
+            "{kind: webhook, url: 'http://127.0.0.1:8/hunter22'}",
+            "1:35: outputs.a.url: '127.0.0.1' is a private address",
+        ),
+        ("{kind: webhook, url: 'http://k@[fe80::1]/'}", "or `outputs.a.allow_private: true` with it"),
+        ("{kind: webhook, url: 'http://127.1/'}", "'127.1' is a private address"),
+        ("{kind: webhook, url: 'http://Localhost:8/'}", "'localhost' is a private address"),
         ("{kind: webhook, url: http://h, argv: [x]}", "outputs.a.argv: unknown key 'argv'; expected one of: allow_"),
         ("{kind: command}", "outputs.a.argv: missing; expected a list of text"),
         ("{kind: mqtt, host: h, events: [opened]}", "outputs.a: a sensor of Home Assistant goes on with `opened`"),
@@ -266,6 +275,23 @@ def test_a_slip_in_an_output_is_named_with_its_place(folder: Path, text: str, ex
         load(path, {})
     assert expected in str(caught.value)
     assert "hunter22" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["http://8.8.8.8/", "http://receiver.lan/", "http://127.0.0.1/"])
+def test_a_webhook_to_a_public_address_a_name_or_where_it_may_go_is_taken(folder: Path, url: str) -> None:
+    allowed = ", allow_private: true" if "127" in url else ""
+    path = folder / "c.yaml"
+    path.write_text(f"outputs: {{a: {{kind: webhook, url: '{url}'{allowed}}}}}\n")
+    assert list(load(path, {}).outputs) == ["a"]
+
+
+def test_an_alert_for_a_private_address_is_put_aside_with_the_setting_that_lets_it_go(
+    hook: str,
+) -> None:
+    settings = WebhookSettings(kind="webhook", url=hook.replace("127.0.0.1", "localhost"))  # type: ignore[arg-type]
+    words = r"set `outputs\.guard\.allow_private: true`.*`sparsecam deadletters replay guard`"
+    with pytest.raises(Refused, match=words):
+        build("guard", settings).deliver(alert(1), b"{}")
 
 
 def test_a_secret_may_be_given_by_the_environment_and_look_like_anything(folder: Path) -> None:
