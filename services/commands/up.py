@@ -7,7 +7,7 @@ from pathlib import Path
 
 import structlog
 
-from services.config import Config
+from services.config import Config, no_config
 from services.model_classes import refuse_unknown_classes
 from services.model_names import refuse_unknown_model
 from services.process import LogOptions, catch_signals, die_with_parent
@@ -21,8 +21,11 @@ log = structlog.get_logger()
 def up(config: Config, path: Path | None, logs: LogOptions) -> int:
     """Run until SIGTERM or Ctrl-C, or until a process cannot run as configured; returns the exit code.
 
-    Raises ConfigError for a model that nobody has by its name, and for rules that name a class the model does not have.
+    Raises ConfigError where no config is found and the environment brings no cameras either, for a model that nobody
+    has by its name, and for rules that name a class the model does not have.
     """
+    if path is None and not config.cameras:
+        raise no_config()
     stop = threading.Event()
     die_with_parent()
     catch_signals(stop)
@@ -50,7 +53,7 @@ def up(config: Config, path: Path | None, logs: LogOptions) -> int:
 def _warn_of_gaps(config: Config) -> None:
     """A config may lack what makes alerts; that is allowed, but hardly meant."""
     if not config.cameras:
-        log.warning("no cameras: write one under `cameras` in the config")
+        log.warning("no cameras, so nothing is watched: write one under `cameras` in the config")
     if not config.detector.model:
         log.warning("no model: frames are dropped as no_model until detector.model names an ONNX file")
     if not config.rules:

@@ -176,6 +176,15 @@ def test_commands_without_a_usable_config_say_so_without_a_traceback(invoke: Run
         assert "Traceback" not in done.stderr
 
 
+def test_up_without_a_config_says_where_it_looked_and_starts_nothing(sparsecam: Run, folder: Path) -> None:
+    done = sparsecam("up")
+    assert done.returncode == EXIT_UNUSABLE
+    assert done.stderr.startswith("no config found: looked for ./sparsecam.yaml and /etc/sparsecam/sparsecam.yaml")
+    assert "-c FILE" in done.stderr
+    assert "copy sparsecam.example.yaml" in done.stderr
+    assert not (folder / "sparsecam").exists(), "a runtime_dir was made"
+
+
 class TestKeys:
     def test_they_are_private_and_never_overwritten(self, invoke: Run, folder: Path) -> None:
         done = invoke("keys", str(folder / "keys"))
