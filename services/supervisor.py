@@ -6,18 +6,21 @@ so that frames on their way arrive; then broker and workers, then the sink, then
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+import psutil
 import structlog
 
 from services.child import Child, ChildSpec, relay_to, restarts_of, sparsecam, stop_all
 from services.process import EXIT_OK, LogOptions, claim_report, private_dir, report_path
-from wire.health import Health
+from wire.health import Health, HealthError, read_health
 from wire.valkey import EmbeddedValkey, ValkeyError
 
 if TYPE_CHECKING:
@@ -28,8 +31,13 @@ log = structlog.get_logger()
 STOP_BUDGET_S = 5.0  # what container runtimes and people wait for without doubt (docker's own is 10)
 TICK_S = 0.05
 VALKEY_RETRY_S = 2.0
+AGE_SLACK_S = 1.0  # the kernel counts a process's age in hundredths of a second, by another clock than reports have
 
 ROLES = ("broker", "ingest", "detector", "sink")
+
+
+class AlreadyRuns(RuntimeError):
+    """Another `up` has the runtime_dir: says which, and how to run both."""
 
 
 class Supervisor:
@@ -63,8 +71,9 @@ class Supervisor:
         self.stop()
 
     def start(self) -> None:
-        """Start everything; raises ValkeyError when the embedded Valkey cannot start."""
+        """Start everything; raises AlreadyRuns, and ValkeyError when the embedded Valkey cannot start."""
         private_dir(self._config.runtime_dir)
+        refuse_second(self._config)
         self._health, _ = claim_report(self._config.health_dir, "up", 0)
         if self._valkey is not None:
             self._valkey.start()
@@ -130,6 +139,25 @@ class Supervisor:
         except ValkeyError as error:
             self._valkey_retry_s = time.monotonic() + VALKEY_RETRY_S
             log.error("the embedded Valkey does not start", error=str(error))
+
+
+def refuse_second(config: Config) -> None:
+    """Raise AlreadyRuns where another `up` of this host has the runtime_dir, with its sockets and reports."""
+    try:
+        report = read_health(report_path(config.health_dir, "up", 0))
+        other = psutil.Process(report.pid)
+        begun_s, dead = other.create_time(), other.status() == psutil.STATUS_ZOMBIE
+    except (HealthError, psutil.Error):
+        return
+    # Only a process as old as its report wrote it; a younger one has got the number of one that was killed.
+    same = 0 <= report.age_s() <= time.time() - begun_s + AGE_SLACK_S
+    if same and not dead and report.pid != os.getpid() and report.state not in ("stopped", "failed"):
+        since = f"{datetime.fromtimestamp(begun_s):%Y-%m-%d %H:%M:%S}"
+        raise AlreadyRuns(
+            f"Sparsecam already runs here: process {report.pid} since {since}, in {config.runtime_dir}. "
+            f"Stop it first (kill {report.pid}, or Ctrl-C where it was started); or, for a second one beside it, set "
+            "`runtime_dir:` in the config or SPARSECAM__RUNTIME_DIR to another folder"
+        )
 
 
 def child_specs(

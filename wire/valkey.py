@@ -198,8 +198,9 @@ class EmbeddedValkey:
                 if time.monotonic() > deadline:
                     os.close(lock)
                     raise ValkeyError(
-                        f"another Valkey already runs on {self.data_dir}: stop it, choose another runtime_dir, "
-                        "or set redis.url to use it"
+                        f"another Valkey already runs on {self.data_dir}: stop it and whoever started it, set "
+                        "`runtime_dir:` in the config or SPARSECAM__RUNTIME_DIR to another folder, or use it by "
+                        "`redis.url`"
                     ) from None
                 time.sleep(0.02)
 

@@ -8,14 +8,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 
+import msgspec
 import psutil
 import pytest
 
 from services.config import load
-from services.process import EXIT_UNUSABLE, LogOptions
-from services.supervisor import STOP_BUDGET_S, Supervisor
+from services.process import EXIT_UNUSABLE, LogOptions, claim_report, report_path
+from services.supervisor import STOP_BUDGET_S, Supervisor, refuse_second
 from wire.health import HealthError, read_health
 
 Wait = Callable[..., None]
@@ -123,6 +125,38 @@ def test_sigterm_stops_everything_in_time_with_exit_code_0(
     assert up.wait(timeout=20) == 0
     assert time.monotonic() - begun < STOP_BUDGET_S + SLACK_S
     assert gone(family)
+
+
+def test_a_second_one_in_the_same_folder_is_told_of_the_first_and_leaves_it_alone(
+    up: subprocess.Popen[bytes],
+    folder: Path,
+    config_file: Path,
+    wait_until: Wait,
+    sparsecam: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    wait_until(lambda: reports(folder) >= 1, 60)
+    begun = f"{datetime.fromtimestamp(psutil.Process(up.pid).create_time()):%Y-%m-%d %H:%M:%S}"
+    done = sparsecam("up", "--config", str(config_file))
+    assert done.returncode == EXIT_UNUSABLE
+    assert f"Sparsecam already runs here: process {up.pid} since {begun}, in {folder}/run." in done.stderr
+    assert "`runtime_dir:` in the config or SPARSECAM__RUNTIME_DIR" in done.stderr
+    assert read_health(next((folder / "run" / "health").glob("up-*.json"))).pid == up.pid
+    assert up.poll() is None
+
+
+def test_what_a_killed_one_left_behind_refuses_nobody(config_file: Path, folder: Path) -> None:
+    config = load(config_file, {})
+    claim_report(config.health_dir, "up", 0)
+    path = report_path(config.health_dir, "up", 0)
+    left = read_health(path)
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as stranger:
+        # Its number is given to a stranger, who is younger than the report.
+        ago_ns = left.written_ns - 5 * 10**9
+        path.write_bytes(msgspec.json.encode(msgspec.structs.replace(left, pid=stranger.pid, written_ns=ago_ns)))
+        refuse_second(config)
+        stranger.communicate(b"\n")
+    path.write_bytes(msgspec.json.encode(msgspec.structs.replace(left, pid=stranger.pid)))
+    refuse_second(config)
 
 
 def test_kill_9_of_the_supervisor_leaves_nothing_behind(
