@@ -13,8 +13,8 @@ import numpy as np
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
-from rich.table import Table
 
+from services.commands.tables import print_table, table_console
 from services.config import Config, check_classes, find_config, load, no_config
 from services.config_errors import ConfigError
 from services.config_on_disk import gaps, refuse_missing_model, unchecked_classes
@@ -110,32 +110,42 @@ def _counted(found: list[Problem], what: str) -> str:
 
 
 def _print_config(config: Config, file: Path, warnings: list[Problem]) -> None:
-    console = Console()
-    cameras = Table("camera", "source", "detected", "gate", title_justify="left")
-    for name, camera in config.cameras.items():
-        rate = f"at most {camera.fps:g} fps" if camera.fps else "every frame"
-        rate = "keyframes" if camera.profile == "keyframes" else rate
-        gate = "motion" if camera.motion.enabled else "none"
-        cameras.add_row(name, redact(camera.source) if camera.enabled else "(off)", rate, gate)
-    rules = Table("rule", "kind", "cameras", "labels", "from score", "confirmed by", "cooldown")
-    for name, rule in config.rules.items():
-        watched = "all" if rule.cameras == "*" else ", ".join(rule.cameras)
-        labels = ", ".join(rule.labels) or "all"
-        confirmed = f"{rule.confirm_frames} of {rule.window_frames} frames"
-        rules.add_row(name, rule.kind, watched, labels, f"{rule.min_score:g}", confirmed, f"{rule.cooldown_s:g} s")
+    console = table_console()
     with_warnings = f", with {_counted(warnings, 'warning')}" if warnings else ""
     console.print(f"{file} is valid{with_warnings}.", highlight=False, soft_wrap=True)
-    console.print(cameras if config.cameras else "No cameras.", rules if config.rules else "No rules: no alerts.")
+    if config.cameras:
+        print_table(console, ("camera", "source", "detected", "gate"), _camera_rows(config))
+    else:
+        console.print("No cameras.")
+    if config.rules:
+        headers = ("rule", "kind", "cameras", "labels", "from score", "confirmed by", "cooldown")
+        print_table(console, headers, _rule_rows(config))
+    else:
+        console.print("No rules: no alerts.")
     console.print(f"model  {config.detector.model or 'none: nothing is detected'}", highlight=False)
     redis = "embedded Valkey" if config.embeds_valkey else redact(config.redis_url)
     console.print(f"redis  {redis}", highlight=False)
 
 
+def _camera_rows(config: Config) -> Iterator[tuple[str, ...]]:
+    for name, camera in config.cameras.items():
+        rate = f"at most {camera.fps:g} fps" if camera.fps else "every frame"
+        rate = "keyframes" if camera.profile == "keyframes" else rate
+        gate = "motion" if camera.motion.enabled else "none"
+        yield name, redact(camera.source) if camera.enabled else "(off)", rate, gate
+
+
+def _rule_rows(config: Config) -> Iterator[tuple[str, ...]]:
+    for name, rule in config.rules.items():
+        watched = "all" if rule.cameras == "*" else ", ".join(rule.cameras)
+        labels = ", ".join(rule.labels) or "all"
+        confirmed = f"{rule.confirm_frames} of {rule.window_frames} frames"
+        yield name, rule.kind, watched, labels, f"{rule.min_score:g}", confirmed, f"{rule.cooldown_s:g} s"
+
+
 def _print_probes(probes: list[Probe]) -> None:
-    table = Table("probe", "works", "found")
-    for one in probes:
-        table.add_row(one.name, "yes" if one.works else "NO", one.found)
-    Console().print(table)
+    rows = [(one.name, "yes" if one.works else "NO", one.found) for one in probes]
+    print_table(table_console(), ("probe", "works", "found"), rows)
 
 
 def _probes(config: Config) -> Iterator[Probe]:

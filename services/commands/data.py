@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from ingest.sim.scene_url import parse
 from services.bench.progress import steps
+from services.commands.tables import table_console
 from services.street_set import Options
 from services.street_set import simulate as draw
 from trainer.data.check import Report
@@ -54,7 +54,7 @@ def stats(path: Path, *, as_json: bool) -> None:
             table.add_row(
                 name, str(one["objects"]), str(one["pictures"]), f"{one['width']:.1%}", f"{one['height']:.1%}"
             )
-        Console().print(table)
+        table_console().print(table)
 
 
 def simulate(out: Path, *, pictures: int, val: int | None, seed: int, sizes: list[str], fit: int | None) -> None:

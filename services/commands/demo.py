@@ -15,12 +15,12 @@ from typing import Any
 
 import typer
 import yaml
-from rich.console import Console
 from rich.table import Table
 
 from ingest.sources import parse
 from services.commands.alerts import line
 from services.commands.demo_street import is_street, street_model, street_rules
+from services.commands.tables import table_console
 from services.config import Config, load
 from services.model_names import model_file
 from services.process import LogOptions, catch_signals, die_with_parent, report_path
@@ -312,4 +312,4 @@ def _print(summary: Summary, as_json: bool) -> None:
     table.add_row("alerts", alerts or "0")
     for name, state in summary.cameras.items():
         table.add_row(f"camera {name}", redact(state))
-    Console().print(table)
+    table_console().print(table)

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import msgspec
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from detector.model import Model, read_model
 from services.commands.connected import connected
+from services.commands.tables import table_console
 from services.config import Config, check_classes
 from services.config_errors import ConfigError
 from services.model_names import model_file
@@ -96,7 +96,7 @@ def deployed(config: Config, *, as_json: bool) -> int:
         doing = "loading another" if one.loading else one.error
         row = (one.worker, one.model, one.sha256[:12], doing, str(one.tally.frames), str(one.tally.failed), *times)
         table.add_row(*row)
-    Console().print(table)
+    table_console().print(table)
     return 0
 
 
@@ -229,7 +229,7 @@ def _told(now: Deployment, *, as_json: bool) -> int:
         typer.echo(json.dumps(_builtins(now)))
     elif now.phase == "settled":
         if now.comparison:
-            Console().print(_compared(now.comparison))
+            table_console().print(_compared(now.comparison))
         typer.echo(_state(now))
     return 1 if now.phase == "settled" and now.outcome == "rolled back" else 0
 

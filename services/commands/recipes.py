@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 from rich.table import Table
 
+from services.commands.tables import table_console
 from services.training import MissingExtra
 from trainer import recipes
 from trainer.errors import RecipeError
@@ -27,7 +28,7 @@ def show_all(*, as_json: bool) -> int:
     table = Table("recipe", "what it gives", "epochs", box=None)
     for one in found:
         table.add_row(one.name, one.summary, str(one.parameters.get("num_epochs", "")))
-    Console().print(table)
+    table_console().print(table)
     return 0
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
 from rich.markdown import Markdown
-from rich.table import Table
 
+from services.commands.tables import print_table, table_console
 from services.config import Config
 from services.model_names import registry_folders
 from services.process import stdout_to_stderr
@@ -105,13 +106,24 @@ def _plain(entry: Entry) -> dict[str, object]:
 
 
 def _print(found: list[Entry]) -> None:
-    table = Table("name", "classes", "mAP@0.5", "0.5:0.95", "ms", "x dense", "zeros", "MB", "licence")
+    headers = ("name", "classes", "mAP@0.5", "0.5:0.95", "ms", "x dense", "zeros", "MB", "licence")
+    rows = list(_rows(found))
+    console = table_console()
+    if rows:
+        print_table(console, headers, rows)
+    for entry in found:
+        if entry.problem:
+            console.print(f"{entry.name}: {entry.problem}", style="red", markup=False, soft_wrap=True, highlight=False)
+
+
+def _rows(found: list[Entry]) -> Iterator[tuple[str, ...]]:
+    """Those that can be used."""
     for entry in found:
         if entry.card is None or entry.problem:
             continue
         score, speed, size = entry.card.measured.scores[0], entry.card.measured.speed, entry.card.measured.size
         classes = entry.card.classes
-        table.add_row(
+        yield (
             entry.name,
             ", ".join(classes[:4]) + (f" and {len(classes) - 4} more" if len(classes) > 4 else ""),
             f"{score.map50:.3f}",
@@ -122,9 +134,3 @@ def _print(found: list[Entry]) -> None:
             f"{size.file_bytes / 1e6:.1f}",
             entry.card.told.licence,
         )
-    console = Console()
-    if table.row_count:
-        console.print(table)
-    for entry in found:
-        if entry.problem:
-            console.print(f"{entry.name}: {entry.problem}", style="red", markup=False, soft_wrap=True, highlight=False)
