@@ -6,6 +6,7 @@ left alone. Several folders are looked through in order, the first that has the 
 
 from __future__ import annotations
 
+import difflib
 import fcntl
 import hashlib
 import os
@@ -67,9 +68,13 @@ def find(name: str, folders: Sequence[Path]) -> Entry:
             if entry.problem:
                 raise RegistryError(f"the model {name!r} cannot be used: {entry.problem}")
             return entry
-    there = ", ".join(entry.name for entry in entries(folders) if not entry.problem) or "no model"
-    looked = " and ".join(map(str, folders))
-    raise RegistryError(f"no model {name!r}: it is no file, and {looked} has: {there}")
+    there = [entry.name for entry in entries(folders) if not entry.problem]
+    looked = ", ".join(map(str, folders))
+    # 0.6 lets one or two slips of a short name through; and a name is often called by its beginning.
+    near = difflib.get_close_matches(name, there, n=1, cutoff=0.6) or [one for one in there if name in one]
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    has = ", ".join(there) or "no model"
+    raise RegistryError(f"no model {name!r}: there is no such file, and the registry ({looked}) has: {has}{hint}")
 
 
 def add(folder: Path, onnx: bytes, card: Card, *, replace: bool = False) -> Entry:

@@ -45,6 +45,13 @@ def test_a_wrong_name_lists_what_is_there(cards: ModuleType, tmp_path: Path) -> 
         find("c", [tmp_path / "nothing here"])
 
 
+@pytest.mark.parametrize("wrong", ["pistol-yolov5n-oneshot", "pistols", "yolov5n"])
+def test_the_name_that_was_meant_is_told(cards: ModuleType, tmp_path: Path, wrong: str) -> None:
+    put(cards, tmp_path, "pistols-yolov5n-oneshot")
+    with pytest.raises(RegistryError, match=r"; did you mean 'pistols-yolov5n-oneshot'\?"):
+        find(wrong, [tmp_path])
+
+
 def test_a_changed_file_is_refused(cards: ModuleType, tmp_path: Path) -> None:
     entry = put(cards, tmp_path)
     entry.path.write_bytes(ONNX + b".")
