@@ -27,11 +27,17 @@ class DeadLettersError(ValueError):
 
 def list_(config: Config, output: str | None, *, as_json: bool) -> int:
     """Print the dead letters of one output or of all; 0."""
+    found = False
     with connected(config) as link:
         for name in [output] if output else sorted(config.outputs):
             _settings(config, name)
             for letter in deadletters(link, name):
+                found = True
                 typer.echo(_as_json(name, letter) if as_json else _as_text(name, letter))
+    if not found:
+        # Not on standard output: what reads that counts lines.
+        none = "no dead letters" if config.outputs else "no dead letters: the config has no outputs"
+        typer.echo(f"no dead letters of {output}" if output else none, err=True)
     return 0
 
 

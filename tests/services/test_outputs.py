@@ -162,6 +162,9 @@ def test_dead_letters_are_listed_replayed_and_dropped(
     assert (done.returncode, done.stdout) == (0, "3 delivered, 0 left\n")
     assert taken == [alert(seq).id for seq in (1, 2, 3, 4)]
     assert cli("drop", "run", "--all").stdout == "5 dropped, 0 left\n"
+    for words, said in (((), "no dead letters\n"), (("hook", "--json"), "no dead letters of hook\n")):
+        none = cli("list", *words)
+        assert (none.returncode, none.stdout, none.stderr) == (0, "", said), "stdout is for those that there are"
 
 
 def test_sinks_redis_and_receiver_die_and_every_alert_arrives(
