@@ -91,6 +91,20 @@ def _words(text: str) -> list[str] | None:
     return [word.strip() for word in text.split(",")] if text.strip() else None
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        version()
+        raise typer.Exit
+
+
+@app.callback()
+def _program(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None: ...
+
+
 @app.command()
 def up(
     *, config: ConfigOption = None, log_level: LevelOption = Level.info, log_format: FormatOption = LogStyle.console

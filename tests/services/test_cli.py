@@ -68,6 +68,12 @@ def test_a_wrong_option_is_wrong_usage(sparsecam: Run) -> None:
     assert sparsecam("up", "--confg", "x").returncode == 2
 
 
+def test_the_version_is_told_by_the_option_that_every_program_has(invoke: Run) -> None:
+    done = invoke("--version")
+    assert (done.returncode, done.stdout) == (0, invoke("version").stdout)
+    assert done.stdout.startswith("sparsecam ")
+
+
 def test_version_is_json_for_a_script(sparsecam: Run) -> None:
     assert "version" in json.loads(sparsecam("version", "--json").stdout)
 
