@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import av.error
 
-from ingest.errors import ErrorKind, SourceError
+from ingest.errors import CHECK_PATH, ErrorKind, SourceError
 from ingest.redact import hide
 from ingest.settings import CameraSettings
 from ingest.sources import Source
@@ -70,7 +70,8 @@ def open_error(error: BaseException, source: Source, settings: CameraSettings, e
     limit_s = settings.open_timeout_s
     kind = _plain_kind(error)
     if kind is not None:
-        return SourceError(kind, _described(error, source))
+        on_disk = kind == "not_found" and source.kind in {"file", "images"}
+        return SourceError(kind, _described(error, source), CHECK_PATH if on_disk else "")
     # FFmpeg reports some expired time limits as bad data: the reply it waited for was empty.
     if elapsed_s >= 0.9 * limit_s:
         return SourceError("timeout", f"{source.shown}: no answer within {limit_s:g} s")

@@ -61,19 +61,24 @@ _MEND: dict[ErrorKind, str] = {
     "internal": "please report it with the traceback from the log",
 }
 
+# `not_found` of what lies on this machine: no camera has a say in it.
+CHECK_PATH = "check the path; a relative one begins at the folder that Sparsecam is started in"
+
 
 class SourceError(Exception):
     """A source that cannot be read (on). `what` must hold no secret: build it with `redact.hide`."""
 
-    def __init__(self, kind: ErrorKind, what: str) -> None:
-        super().__init__(f"{kind}: {what} ({_MEND[kind]})")
+    def __init__(self, kind: ErrorKind, what: str, mend: str = "") -> None:
+        """`mend`: what a person can do about it, where more is known than its kind says."""
+        self.mend = mend or _MEND[kind]
+        super().__init__(f"{kind}: {what} ({self.mend})")
         self.kind: ErrorKind = kind
         self.what = what
 
     @property
-    def mend(self) -> str:
-        """What a person can do about it."""
-        return _MEND[self.kind]
+    def words(self) -> str:
+        """What is wrong and how to mend it, for a person: without the word for its kind, which is for programs."""
+        return f"{self.what} ({self.mend})"
 
     @property
     def stubborn(self) -> bool:

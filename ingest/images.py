@@ -12,7 +12,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from ingest.errors import SourceError
+from ingest.errors import CHECK_PATH, SourceError
 from ingest.frames import Delivery, Picture, Skipped
 from ingest.sources import IMAGE_SUFFIXES, Source
 
@@ -157,7 +157,7 @@ def _list_images(source: Source) -> list[Path]:
             return [root]
         found = [path for path in root.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
     except FileNotFoundError:
-        raise SourceError("not_found", f"{source.shown}: no such file or folder") from None
+        raise SourceError("not_found", f"{source.shown}: no such file or folder", CHECK_PATH) from None
     except PermissionError:
         raise SourceError("permission", f"{source.shown}: permission denied") from None
     except OSError as error:

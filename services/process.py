@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from ingest.errors import SourceError
 from services.config_errors import ConfigError
 from wire import metrics
 from wire.health import Health, HealthError, read_health
@@ -113,7 +114,8 @@ def print_error(error: BaseException) -> int:
     if known_error(error):
         # A config's problems begin with file:line:column, where editors look for it.
         prefix = "" if isinstance(error, ConfigError) else "sparsecam: "
-        sys.stderr.write(f"{prefix}{redact(str(error))}\n")
+        text = error.words if isinstance(error, SourceError) else str(error)
+        sys.stderr.write(f"{prefix}{redact(text)}\n")
         return EXIT_UNUSABLE
     lines = "".join(traceback.format_exception(error))
     sys.stderr.write(f"{redact(lines)}sparsecam: nobody foresaw this error; please report it with the lines above\n")

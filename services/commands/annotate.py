@@ -136,7 +136,7 @@ def _run(job: Job, reader: Reader, detector: Detector, writer: Writer, *, stop: 
             # What was annotated until a source broke off is worth keeping.
             if not into.frames:
                 raise
-            typer.echo(f"the source broke off: {redact(str(error))}", err=True)
+            typer.echo(f"the source broke off: {redact(error.words)}", err=True)
     into.fps = round(into.frames / into.seconds, 2) if into.seconds else 0.0
     into.inference_ms = round(inference_ms / max(1, into.frames), 3)
     into.detection_ms = round(detection_s * 1e3 / max(1, into.frames), 3)

@@ -182,7 +182,7 @@ def _probe_camera(name: str, config: Config) -> Probe:
         finally:
             reader.close()
     except SourceError as error:
-        return Probe(f"camera {name}", False, str(error))
+        return Probe(f"camera {name}", False, error.words)
     if picture is None:
         return Probe(f"camera {name}", False, "opened, but no picture could be decoded")
     image = picture.image

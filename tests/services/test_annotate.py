@@ -68,7 +68,11 @@ def test_a_folder_keeps_its_names_and_leaves_out_what_is_broken(
 
 @pytest.mark.parametrize(
     ("source", "words"),
-    [("gone.mp4", "not_found"), ("ftp://x/y", "unknown scheme"), ("rtsp://u:hunter22@127.0.0.1:1/x", "refused")],
+    [
+        ("gone.mp4", "sparsecam: gone.mp4: No such file or directory"),
+        ("ftp://x/y", "unknown scheme"),
+        ("rtsp://u:hunter22@127.0.0.1:1/x", "refused"),
+    ],
 )
 def test_a_source_that_cannot_be_read_is_said_in_words(
     sparsecam: Run, bright_box_model: Path, source: str, words: str

@@ -168,7 +168,9 @@ class TestCheck:
         assert probes["camera light"]["works"]
         assert "160x90" in probes["camera light"]["found"]
         assert not probes["camera gone"]["works"]
-        assert "not_found" in probes["camera gone"]["found"]
+        assert probes["camera gone"]["found"].startswith(
+            f"{folder}/gone.mp4: No such file or directory (check the path"
+        )
         assert probes["model"]["works"]
         assert "bright" in probes["model"]["found"]
 

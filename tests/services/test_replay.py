@@ -196,7 +196,7 @@ def test_clips_of_one_camera_follow_one_another(
     [
         (("light.mp4",), "Write yard=light.mp4"),
         (("yrd=light.mp4",), "did you mean 'yard'"),
-        (("door=gone.mp4", "-m", "MODEL"), "not_found"),
+        (("door=gone.mp4", "-m", "MODEL"), "sparsecam: gone.mp4: No such file or directory (check the path"),
         (("door=rtsp://me:hunter22@127.0.0.1:1/x",), "sparsecam record"),
         (("door=light.mp4",), "no model"),
         (("r.jsonl", "door=light.mp4"), "expected it alone"),
