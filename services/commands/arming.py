@@ -47,7 +47,9 @@ def pairs(config: Config, camera: str | None, rule: str | None) -> list[Pair]:
     for what, name, known in (("camera", camera, config.cameras), ("rule", rule, config.rules)):
         if name is not None and name not in known:
             meant = nearest(name, known)
-            raise ArmingError(f"no {what} {name!r} in the config" + (f"; did you mean {meant!r}?" if meant else ""))
+            names = ", ".join(known) or f"none, the config has no {what}s"
+            hint = f"did you mean {meant!r}?" if meant else f"expected one of: {names}"
+            raise ArmingError(f"no {what} {name!r} in the config; {hint}")
     found = [
         (one, other)
         for one in ([camera] if camera else config.cameras)

@@ -193,6 +193,16 @@ def test_up_without_a_config_says_where_it_looked_and_starts_nothing(sparsecam: 
     assert not (folder / "sparsecam").exists(), "a runtime_dir was made"
 
 
+def test_disarming_a_rule_that_nobody_has_lists_those_that_there_are(invoke: Run, folder: Path) -> None:
+    (folder / "sparsecam.yaml").write_text("cameras: {c: {source: x}}\nrules: {porch: {}, fence: {}}\n")
+    for rule, words in (("nope", "expected one of: porch, fence"), ("fense", "did you mean 'fence'?")):
+        done = invoke("disarm", "--rule", rule)
+        assert (done.returncode, done.stderr) == (
+            EXIT_UNUSABLE,
+            f"sparsecam: no rule {rule!r} in the config; {words}\n",
+        )
+
+
 class TestKeys:
     def test_they_are_private_and_never_overwritten(self, invoke: Run, folder: Path) -> None:
         done = invoke("keys", str(folder / "keys"))
