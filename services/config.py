@@ -34,6 +34,7 @@ from wire.valkey import embedded_url
 SYSTEM_FILE = Path("/etc/sparsecam/sparsecam.yaml")
 LOCAL_FILE = Path("sparsecam.yaml")
 FILE_VARIABLE = "SPARSECAM_CONFIG"
+LOOKED = f"looked for ./{LOCAL_FILE} and {SYSTEM_FILE}, and ${FILE_VARIABLE} names none"
 
 # Room for the longest name made in runtime_dir ("valkey/valkey.sock") within the 107 bytes of a unix socket path.
 LONGEST_RUNTIME_DIR = 107 - len("/valkey/valkey.sock")
@@ -155,9 +156,8 @@ def find_config(given: Path | None = None, env: Mapping[str, str] | None = None)
 
 def no_config() -> ConfigError:
     """What to say where no config is found and one is needed."""
-    looked = f"looked for ./{LOCAL_FILE} and {SYSTEM_FILE}, and ${FILE_VARIABLE} names none"
     mend = f"name one (-c FILE; `check` takes FILE alone), or copy sparsecam.example.yaml to ./{LOCAL_FILE} and edit it"
-    return ConfigError([Problem(Place("no config found"), f"{looked}; {mend}")])
+    return ConfigError([Problem(Place("no config found"), f"{LOOKED}; {mend}")])
 
 
 def load(path: Path | None, env: Mapping[str, str] | None = None) -> Config:

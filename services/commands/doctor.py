@@ -20,7 +20,7 @@ from detector.cores import topology
 from detector.engines import KINDS, installed
 from services import machine
 from services.commands.health import host_reports
-from services.config import Config, find_config, load
+from services.config import LOCAL_FILE, LOOKED, Config, find_config, load
 from services.config_errors import ConfigError
 from services.model_names import model_file
 from services.workers import worker_count
@@ -78,8 +78,11 @@ def examine(config_path: Path | None) -> Iterator[Finding]:
     path = find_config(config_path)
     try:
         config = load(path)
-        named = f"{path}: {len(config.cameras)} cameras, {len(config.rules)} rules" if path else "none found; defaults"
-        yield Finding("config", "ok" if path else "note", named, "" if path else "Copy sparsecam.example.yaml.")
+        if path:
+            yield Finding("config", "ok", f"{path}: {len(config.cameras)} cameras, {len(config.rules)} rules")
+        else:
+            mend = f"Copy sparsecam.example.yaml to ./{LOCAL_FILE}, or name one with -c FILE; now defaults are judged."
+            yield Finding("config", "note", f"none found: {LOOKED}", mend)
     except ConfigError as error:
         yield Finding("config", "broken", str(error), "The rest is judged by the default config.")
     yield _python()

@@ -242,6 +242,11 @@ class TestDoctor:
         assert report["ok"] == (done.returncode == 0)
         assert {one["topic"] for one in report["findings"] if one["state"] == "broken"} <= {"instructions"}
 
+    def test_where_no_config_is_found_it_names_the_places(self, sparsecam: Run) -> None:
+        report = json.loads(sparsecam("doctor", "--json").stdout)
+        (config,) = [one for one in report["findings"] if one["topic"] == "config"]
+        assert "./sparsecam.yaml and /etc/sparsecam/sparsecam.yaml, and $SPARSECAM_CONFIG" in config["found"]
+
     def test_what_is_broken_is_named_with_its_mend(self, sparsecam: Run, folder: Path, config_file: Path) -> None:
         config_file.write_text(
             f"runtime_dir: {folder}/run\nredis: {{url: 'redis://:hunter22@127.0.0.1:1'}}\n"
