@@ -44,7 +44,10 @@ def register(app: typer.Typer, in_words: InWords) -> None:
         force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
         as_json: JsonOption = False,
     ) -> None:
-        """Save the detections of cameras, to try other rules on them: `sparsecam replay` needs no model for it."""
+        """Save the detections of cameras, to try other rules on them: `sparsecam replay` needs no model for it.
+
+        Where none came no file is written, and the exit code is 1.
+        """
         with in_words():
             from services.commands import record as command
 

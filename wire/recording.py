@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import msgspec
 import structlog
@@ -54,44 +55,66 @@ class RecordingWriter:
     """Writes a new file. `size` is its bytes so far, `frames` its frames."""
 
     def __init__(self, path: Path, *, replace: bool = False) -> None:
-        """Raises RecordingError when the file is there already (without `replace`) or cannot be made."""
+        """Raises RecordingError when the file is there already (without `replace`) or cannot be made.
+
+        A file that is replaced stays as it is until the first frame, or `close`.
+        """
         self._lines = _is_lines(path)
         self._path = path
         self._encoder: msgspec.json.Encoder | msgspec.msgpack.Encoder
         self._encoder = msgspec.json.Encoder() if self._lines else msgspec.msgpack.Encoder()
         self.frames = self.size = 0
-        try:
-            self._file = path.open("wb" if replace else "xb")
-        except FileExistsError:
-            raise RecordingError(f"{path} is there already; name another file, or say --force") from None
-        except OSError as error:
-            raise RecordingError(f"{path}: cannot be written: {error.strerror}") from error
-        self._put(_Head(VERSION))
+        self._file: BinaryIO | None = None
+        if replace and path.exists():
+            self._open("ab").close()  # whether it can be written is told now
+        else:
+            self._begin("wb" if replace else "xb")
 
     def write(self, frame: Recorded) -> None:
         """Append a frame; raises RecordingError (a full disk)."""
-        self._put(frame)
+        self._put(frame, self._file or self._begin())
         self.frames += 1
 
     def flush(self) -> None:
         """Hand everything to the operating system, so that a killed process loses nothing; raises RecordingError."""
         try:
-            self._file.flush()
+            if self._file is not None:
+                self._file.flush()
         except OSError as error:
             raise self._unwritable(error) from error
 
     def close(self) -> None:
         """Finish the file; raises RecordingError."""
         try:
-            self._file.close()
+            (self._file or self._begin()).close()
         except OSError as error:
             raise self._unwritable(error) from error
 
-    def _put(self, piece: Struct) -> None:
+    def discard(self) -> None:
+        """Instead of `close`, where no frame came: leave no new file, and the old one as it was."""
+        if self._file is not None:
+            with suppress(OSError):  # a full disk: nothing of it is kept
+                self._file.close()
+            self._path.unlink(missing_ok=True)
+
+    def _open(self, mode: str) -> BinaryIO:
+        try:
+            return cast(BinaryIO, self._path.open(mode))
+        except FileExistsError:
+            raise RecordingError(f"{self._path} is there already; name another file, or say --force") from None
+        except OSError as error:
+            raise RecordingError(f"{self._path}: cannot be written: {error.strerror}") from error
+
+    def _begin(self, mode: str = "wb") -> BinaryIO:
+        self._file = self._open(mode)
+        self._put(_Head(VERSION), self._file)
+        return self._file
+
+    def _put(self, piece: Struct, file: BinaryIO) -> None:
         data = self._encoder.encode(piece)
         data = data + b"\n" if self._lines else _LENGTH.pack(len(data)) + data
         try:
-            self._file.write(data)
+            file.write(data)
         except OSError as error:
             raise self._unwritable(error) from error
         self.size += len(data)

@@ -118,7 +118,7 @@ def _read(link: Link, last: dict[bytes, bytes]) -> Sequence[Any]:
 
 
 def record(config: Config, job: Job, *, as_json: bool) -> int:
-    """Record until Ctrl-C or a limit; raises RecordError, RecordingError, RedisAway."""
+    """Record until Ctrl-C or a limit; 1 where nothing came. Raises RecordError, RecordingError, RedisAway."""
     stop = threading.Event()
     catch_signals(stop)
     cameras = _cameras(config, job)
@@ -131,14 +131,24 @@ def record(config: Config, job: Job, *, as_json: bool) -> int:
             typer.echo(f"recording {', '.join(cameras)}; Ctrl-C ends", err=True)
         ended = _write(writer, first, frames, job)
     finally:
-        writer.close()
+        if writer.frames:
+            writer.close()
+        else:
+            writer.discard()
+    left_out = f" ({follower.malformed} unreadable left out)" if follower.malformed else ""
+    if not writer.frames:
+        typer.echo(
+            f"nothing recorded, {job.output} not written: no detections of {', '.join(cameras)}{left_out}; {ended}. "
+            "The workers may still be loading their model: see `sparsecam health`",
+            err=True,
+        )
     if as_json:
-        done = {"output": str(job.output), "frames": writer.frames, "bytes": writer.size, "ended": ended}
-        typer.echo(json.dumps({**done, "malformed": follower.malformed}))
-    else:
-        left_out = f" ({follower.malformed} unreadable left out)" if follower.malformed else ""
+        written = {"output": str(job.output), "bytes": writer.size} if writer.frames else {"output": None, "bytes": 0}
+        done = {**written, "frames": writer.frames, "ended": ended, "malformed": follower.malformed}
+        typer.echo(json.dumps(done))
+    elif writer.frames:
         typer.echo(f"wrote {job.output}: {writer.frames} frames{left_out}, {writer.size / 1e6:.1f} MB; {ended}")
-    return 0
+    return 0 if writer.frames else 1
 
 
 def _write(writer: RecordingWriter, first: Recorded | None, frames: Iterator[Recorded | None], job: Job) -> str:

@@ -83,12 +83,16 @@ def _is_same(source: str, path: str) -> bool:
 def from_recording(
     path: Path, cameras: Collection[str], settings: SinkSettings, counts: Counts
 ) -> Iterator[DetectionRecord]:
-    """The frames of a recording as a sink that was there would have put them in order. Raises RecordingError.
+    """The frames of a recording as a sink that was there would have put them in order.
+
+    Raises RecordingError, and ReplayError for one without frames.
 
     None of `cameras`: all that the recording has.
     """
     orders: dict[str, Reorder[DetectionRecord]] = {}
+    empty = True
     for frame in read_recording(path):
+        empty = False
         record = frame.record
         if cameras and record.camera not in cameras:
             counts.strange[record.camera] = counts.strange.get(record.camera, 0) + 1
@@ -101,6 +105,8 @@ def from_recording(
             order = orders[record.camera] = Reorder(settings.reorder_timeout_s, settings.reorder_frames)
         if not order.is_duplicate(record):
             yield from _in_order(order, frame)
+    if empty:
+        raise ReplayError(f"{path} is empty: a recording without a frame; record again while detections come")
     for order in orders.values():
         yield from order.expire(math.inf)
         counts.duplicates += order.counts.duplicates

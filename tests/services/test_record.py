@@ -121,6 +121,32 @@ def test_following_goes_on_over_a_restart_of_redis_until_a_signal(
     assert [one.record.seq for one in read_recording(path)] == [1, 2]
 
 
+def test_where_nothing_came_no_file_is_written_and_none_is_lost(
+    invoke: Run,
+    folder: Path,
+    own_valkey: EmbeddedValkey,
+    config: Callable[[EmbeddedValkey], Path],
+    detection_record: Callable[..., DetectionRecord],
+) -> None:
+    config(own_valkey)
+    (folder / "old.jsonl").write_text("an earlier recording")
+    for arguments in (
+        ("r.jsonl", "--no-follow"),
+        ("r.jsonl", "--seconds", "0.1"),
+        ("old.jsonl", "--no-follow", "--force"),
+    ):
+        done = invoke("record", *arguments)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert f"nothing recorded, {arguments[0]} not written: no detections of door, yard" in done.stderr
+        assert "`sparsecam health`" in done.stderr
+    assert not (folder / "r.jsonl").exists()
+    assert (folder / "old.jsonl").read_text() == "an earlier recording"
+    done = invoke("record", "r.jsonl", "--no-follow", "--json")
+    assert (done.returncode, json.loads(done.stdout)["output"], json.loads(done.stdout)["frames"]) == (1, None, 0)
+    publish(own_valkey.url, detection_record(1))
+    assert invoke("record", "r.jsonl", "--no-follow").returncode == 0, "the next try is not in its own way"
+
+
 def test_what_cannot_be_recorded_is_said_in_words(
     invoke: Run, folder: Path, valkey: EmbeddedValkey, config: Callable[[EmbeddedValkey], Path]
 ) -> None:

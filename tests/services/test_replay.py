@@ -223,6 +223,13 @@ def test_what_cannot_be_replayed_is_said_in_words(
     assert "hunter22" not in done.stderr
 
 
+def test_an_empty_recording_is_said_to_be_empty(invoke: Run, folder: Path, config: Path) -> None:
+    save(folder / "r.jsonl", [])
+    done = invoke("replay", "r.jsonl")
+    assert (done.returncode, done.stdout) == (78, "")
+    assert done.stderr.startswith("sparsecam: r.jsonl is empty: a recording without a frame")
+
+
 def test_a_class_that_the_model_lacks_is_refused_at_its_line(
     invoke: Run, folder: Path, config: Path, moving_light: Path, bright_box_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
