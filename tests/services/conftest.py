@@ -49,7 +49,7 @@ def sparsecam(folder: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
             env={**clean_environment(), "XDG_RUNTIME_DIR": str(folder), **(env or {})},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=180,  # nothing takes a tenth of it on an idle machine
             check=False,
         )
 

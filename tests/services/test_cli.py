@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -52,10 +52,11 @@ def test_help_answers_at_once(sparsecam: Run) -> None:
     sparsecam("--help")  # the first run compiles
     took = []
     for _ in range(3):
-        begun = time.monotonic()
+        begun = os.times()
         sparsecam("--help")
-        took.append(time.monotonic() - begun)
-    assert min(took) < 1.0  # 0.3 s on an idle machine; tests share theirs
+        ended = os.times()
+        took.append(ended.children_user + ended.children_system - begun.children_user - begun.children_system)
+    assert min(took) < 1.0  # CPU seconds, 0.3 on an idle machine; by the clock it depends on who else is there
 
 
 def test_help_imports_nothing_heavy(sparsecam: Run, environment: dict[str, str]) -> None:
