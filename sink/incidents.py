@@ -105,6 +105,10 @@ class Incidents:
         summary = self._budget.state.summary
         return {one.id for one in (*told_of, *([summary] if summary else []))}
 
+    def is_open(self, *rules: str) -> bool:
+        """Whether people were told of an incident of these rules that is not over."""
+        return any(one.rule in rules and one.id and not one.closed for one in self._ongoing.values())
+
     def step(
         self, event_us: int, found: Iterable[tuple[str, Finding]], record: DetectionRecord | None = None
     ) -> list[Alert]:

@@ -81,6 +81,7 @@ class Sink:
         self._renew_at_s = self._system_at_s = -math.inf
         self._last_good_s = time.monotonic()
         self._away_s = 0.0
+        self._listening_us: int | None = None  # since when reports of cameras can reach us, by the server's clock
         self._lock = threading.Lock()  # over all counts, for `snapshot`
         self._counts: Counter[str] = Counter()
         self._delivered: Counter[tuple[str, str]] = Counter()
@@ -137,6 +138,7 @@ class Sink:
             now_s = time.monotonic()
             self._away_s += now_s - self._last_good_s
             self._last_good_s = now_s
+            self._listening_us = None
             self._leases.doubt()
             self._orphans.reset()
             self._look_at_arming(link)  # before the first frame, and before the cameras are taken
@@ -309,6 +311,8 @@ class Sink:
             return
         (seconds, microseconds), *replies = link.send(("TIME",), *map(read_status, names))
         now_us = int(seconds) * 1_000_000 + int(microseconds)
+        if self._listening_us is None:
+            self._listening_us = now_us
         with self._lock:
             for name, reply in zip(names, replies, strict=True):
                 try:
@@ -316,7 +320,7 @@ class Sink:
                 except WireError as error:
                     log.warning("camera status skipped", camera=name, reason=str(error))
                     continue
-                alerts = self._cameras[name].look(now_us, status)
+                alerts = self._cameras[name].look(now_us, status, self._listening_us)
                 if self._cameras[name].troubled:
                     self._touch(name)
                 self._tell(name, alerts)

@@ -51,10 +51,14 @@ class SystemWatch:
             state.mean_ms += (took_ms - state.mean_ms) * -math.expm1(-past_s / MEAN_S)
             state.newest_us = record.event_us
 
-    def findings(self, now_us: int, status: CameraStatus | None) -> list[tuple[str, Finding]]:
-        """(rule, finding) of what is wrong now; without a `status` nothing is known of the camera."""
+    def findings(self, now_us: int, status: CameraStatus | None, listening_us: int = 0) -> list[tuple[str, Finding]]:
+        """(rule, finding) of what is wrong now; without a `status` nothing is known of the camera.
+
+        `listening_us`: since when somebody listens (server time). A silence counts from then on: a report of before
+        may be as old as the last run, and says nothing of an ingest that has just started too.
+        """
         found = []
-        down = _down(self._settings, now_us, status) if status else None
+        down = _down(self._settings, now_us, status, listening_us) if status else None
         if down:
             found.append(down)
         slow = None if down else self._slow(now_us, status)
@@ -78,8 +82,8 @@ class SystemWatch:
         return None
 
 
-def _down(settings: SystemSettings, now_us: int, status: CameraStatus) -> tuple[str, Finding] | None:
-    silent_s = (now_us - status.written_us) / 1e6
+def _down(settings: SystemSettings, now_us: int, status: CameraStatus, listening_us: int) -> tuple[str, Finding] | None:
+    silent_s = (now_us - max(status.written_us, listening_us)) / 1e6
     if status.state == "stopped":
         return None  # somebody wanted it so
     if silent_s >= settings.ingest_silent_s:
@@ -89,7 +93,8 @@ def _down(settings: SystemSettings, now_us: int, status: CameraStatus) -> tuple[
         detail: dict[str, str | float] = {"reason": "same_picture", "same_s": status.same_s}
         text = f"picture frozen: the same one for {status.same_s} s"
         return PICTURE_FROZEN, Finding("camera", "", text, detail=detail)
-    down_s = (status.written_us - status.up_us) / 1e6
+    # A camera that is still connecting at the start was not down all the time since the last run.
+    down_s = (status.written_us - max(status.up_us, listening_us)) / 1e6
     if status.up or down_s < settings.camera_down_s:
         return None
     reason = status.error or status.state

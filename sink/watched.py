@@ -13,7 +13,7 @@ from sink.incidents import Incidents, Limits
 from sink.messages import because
 from sink.reorder import Reorder
 from sink.settings import SinkSettings
-from sink.system import RULES, SystemWatch
+from sink.system import CAMERA_DOWN, PICTURE_FROZEN, RULES, SystemWatch
 from wire.alerts import Alert
 from wire.cameras import CameraStatus
 from wire.messages import DetectionRecord
@@ -69,9 +69,11 @@ class WatchedCamera:
         latency_ms = round((time.monotonic_ns() - record.captured_ns) / 1e6, 3)
         return [replace(alert, latency_ms=latency_ms) if alert.seq is not None else alert for alert in alerts]
 
-    def look(self, now_us: int, status: CameraStatus | None) -> list[Alert]:
-        """The alerts about the camera itself, at the server's time `now_us`."""
-        return self._about_camera.step(now_us, self._watch.findings(now_us, status))
+    def look(self, now_us: int, status: CameraStatus | None, listening_us: int) -> list[Alert]:
+        """The alerts about the camera itself, at the server's time `now_us`; `listening_us` as for SystemWatch."""
+        if self._about_camera.is_open(CAMERA_DOWN, PICTURE_FROZEN):
+            listening_us = 0  # people know of it: it goes on until a newer report says that it is over
+        return self._about_camera.step(now_us, self._watch.findings(now_us, status, listening_us))
 
     def close_idle(self, now_s: float) -> list[Alert]:
         """Without frames no time passes; what was open is over all the same, and some day the budget's hour too."""

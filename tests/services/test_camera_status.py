@@ -80,9 +80,9 @@ def start_ingest(threads: Threads, folder: Path, url: str, source: str) -> Calla
     return threads.start(lambda stop: ingest.run(config, stop, Health(None, "ingest")))
 
 
-def start_sink(threads: Threads, url: str) -> None:
+def start_sink(threads: Threads, url: str) -> Callable[[], None]:
     sink = Sink(SinkSettings(), PLAN, ["door"], RedisSettings(url=url))
-    threads.start(sink.run)
+    return threads.start(sink.run)
 
 
 def told(url: str) -> list[tuple[str, str]]:
@@ -126,16 +126,47 @@ def test_a_stream_that_stalls_is_a_frozen_picture_until_it_goes_on(
         camera.close()
 
 
-def test_an_ingest_that_dies_is_a_camera_down(valkey: EmbeddedValkey, threads: Threads, wait_until: WaitUntil) -> None:
-    # All that a killed ingest leaves behind is a state that grows old.
-    with redis.Redis.from_url(valkey.url) as client:
+def leave_report(url: str, age_s: int) -> None:
+    """All that a killed ingest leaves behind is a state that grows old."""
+    with redis.Redis.from_url(url) as client:
         seconds, _ = client.time()
         old = {"v": 1, "state": "streaming", "up": 1, "error": "", "error_text": "", "wanted": 0, "detected": 0}
-        times = dict.fromkeys(("written_us", "up_us", "detected_us"), seconds * 1_000_000)
+        times = dict.fromkeys(("written_us", "up_us", "detected_us"), (seconds - age_s) * 1_000_000)
         client.hset("sparsecam:camera:{door}", mapping={**old, **times})
-    start_sink(threads, valkey.url)
+
+
+def test_an_ingest_that_dies_is_a_camera_down_and_stays_so_over_a_restart_of_the_sink(
+    valkey: EmbeddedValkey, threads: Threads, wait_until: WaitUntil
+) -> None:
+    leave_report(valkey.url, 0)
+    stop = start_sink(threads, valkey.url)
     wait_until(lambda: told(valkey.url) == [("system.camera_down", "opened")], timeout_s=10)
     assert alerts(valkey.url)[0].detail["reason"] == "ingest_silent"
+    stop()
+    start_sink(threads, valkey.url)
+    # Nobody has heard of the camera since: the next that is told is that it still lasts.
+    wait_until(lambda: told(valkey.url)[1:] == [("system.camera_down", "updated")], timeout_s=20)
+
+
+def test_a_report_of_the_last_run_is_no_camera_down_until_the_sink_has_listened(
+    valkey: EmbeddedValkey, threads: Threads, wait_until: WaitUntil
+) -> None:
+    leave_report(valkey.url, 3600)
+    start_sink(threads, valkey.url)
+    wait_until(lambda: told(valkey.url) == [("system.camera_down", "opened")], timeout_s=10)
+    # The silence that it tells of is the one that it waited for, and not that of the hour without a sink.
+    assert alerts(valkey.url)[0].detail["silent_s"] in (3, 4)
+
+
+def test_after_an_outage_of_redis_an_ingest_has_time_to_report(
+    own_valkey: EmbeddedValkey, threads: Threads, wait_until: WaitUntil
+) -> None:
+    start_sink(threads, own_valkey.url)
+    own_valkey.stop()
+    own_valkey.start()
+    leave_report(own_valkey.url, 3600)
+    wait_until(lambda: told(own_valkey.url) == [("system.camera_down", "opened")], timeout_s=15)
+    assert alerts(own_valkey.url)[0].detail["silent_s"] in (3, 4)
 
 
 def test_states_are_written_again_after_redis_was_away(

@@ -88,3 +88,24 @@ def test_a_pause_is_no_slowness(detection_record: MakeRecord) -> None:
     watch.observe(detection_record(0, inference_end_ns=detection_record(0).captured_ns + 9_000_000_000))
     watch.observe(detection_record(10_000))
     assert watch.state.mean_ms == 12.0
+
+
+@pytest.mark.parametrize(
+    ("listened_s", "rules"),
+    [(0, []), (9.9, []), (10, [CAMERA_DOWN])],
+)
+def test_a_report_of_the_last_run_is_a_silence_only_once_it_was_listened_for_so_long(
+    listened_s: float, rules: list[str]
+) -> None:
+    old = status(written_us=NOW_US - seconds(3600), up_us=NOW_US - seconds(3600))
+    told = SystemWatch(SETTINGS, SystemState()).findings(NOW_US, old, NOW_US - seconds(listened_s))
+    assert [rule for rule, _ in told] == rules
+
+
+@pytest.mark.parametrize(("listened_s", "rules"), [(2, []), (15, [CAMERA_DOWN])])
+def test_a_camera_that_connects_at_the_start_was_not_down_since_the_last_run(
+    listened_s: float, rules: list[str]
+) -> None:
+    connecting = status(state="connecting", up=False, up_us=NOW_US - seconds(3600))
+    told = SystemWatch(SETTINGS, SystemState()).findings(NOW_US, connecting, NOW_US - seconds(listened_s))
+    assert [rule for rule, _ in told] == rules
