@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -11,6 +13,7 @@ from detector.errors import EngineRefused, HeadError, ModelError
 from detector.model import Model
 from detector.settings import DetectorSettings
 from detector.trial import Verdict, try_model
+from detector.verdicts import where
 
 log = structlog.get_logger()
 
@@ -41,6 +44,7 @@ class Trials:
     model: Model
     settings: DetectorSettings
     num_cores: int
+    before: Callable[[], None] = lambda: None  # called before each trial that no kept verdict answers
 
     def at(
         self,
@@ -53,7 +57,13 @@ class Trials:
         like: Verdict | None = None,
     ) -> Verdict:
         """Whether the engine runs the model at this shape (pixels); `beat_ms` and `like` as for `try_model`."""
-        return try_model(
+        begun_s: list[float] = []
+
+        def begin() -> None:
+            self.before()
+            begun_s.append(time.monotonic())
+
+        verdict = try_model(
             self.model,
             engine,
             num_cores=self.num_cores,
@@ -65,7 +75,14 @@ class Trials:
             cache_dir=self.settings.cache_dir,
             beat_ms=beat_ms,
             like=like,
+            before=begin,
         )
+        # An engine that refuses the model is told of by whoever asked; of a shape or batch this is the only word.
+        if begun_s and (verdict.accepted or like is not None):
+            result = {"ms": verdict.best_ms} if verdict.accepted else {"refused": verdict.reason}
+            took_s = round(time.monotonic() - begun_s[0], 1)
+            log.info("tried", engine=engine, batch=batch, shape=f"{height}x{width}", **result, took_s=took_s)
+        return verdict
 
     def _class_count(self) -> int | None:
         names = self.settings.labels
@@ -120,6 +137,7 @@ def choose(trials: Trials) -> Choice:
     model, settings = trials.model, trials.settings
     height, width = full_shape(model, settings)
     wanted = engines.candidates(settings.engine, model.format, model.name)
+    trials = replace(trials, before=_announcement(trials, wanted))
     verdicts: dict[str, Verdict] = {}
     refusals: dict[str, str] = {}
     for engine in wanted:
@@ -146,13 +164,38 @@ def choose(trials: Trials) -> Choice:
     return Choice(fastest.engine, fastest, rectangle is not None, why, usual, because, batch, batch_why)
 
 
+def _announcement(trials: Trials, wanted: Sequence[str]) -> Callable[[], None]:
+    """Says once what is about to be measured, as it may take minutes."""
+    model, settings = trials.model, trials.settings
+    told = False
+
+    def announce() -> None:
+        nonlocal told
+        if told:
+            return
+        told = True
+        facts = {"engines": f"{len(wanted)} ({', '.join(wanted)})", "kept_in": where(settings.cache_dir)}
+        further = int(settings.rectangular) + (0 if settings.batch == 1 else len(_batches(settings)))
+        if further:
+            facts["then"] = f"up to {further} more shapes and batches of the fastest"
+        if len(wanted) > 1:
+            facts["to_skip"] = "name one of them in detector.engine"
+        log.info("measuring the model, which takes up to minutes the first time only", model=model.name, **facts)
+
+    return announce
+
+
+def _batches(settings: DetectorSettings) -> Sequence[int]:
+    return _BATCHES if settings.batch == "auto" else (settings.batch,)
+
+
 def _batch(trials: Trials, single: Verdict, full: Verdict) -> tuple[int, str]:
     """How many frames to infer at once when so many wait, and why; measured at the usual shape, which is in use."""
     wanted = trials.settings.batch
     if single.batch != 1 or wanted == 1:
         return 1, "detector.batch is 1" if wanted == 1 else "the graph has a batch of its own"
     reasons = []
-    for size in _BATCHES if wanted == "auto" else (wanted,):
+    for size in _batches(trials.settings):
         if wanted == "auto" and size * full.best_ms > _BATCH_MS:
             reasons.append(f"{size} take over {_BATCH_MS:g} ms at {full.height}x{full.width}")
             continue

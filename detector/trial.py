@@ -101,11 +101,13 @@ def try_model(
     cache_dir: Path | None,
     beat_ms: float | None = None,
     like: Verdict | None = None,
+    before: Callable[[], None] = lambda: None,
 ) -> Verdict:
     """Whether `engine` runs `model` at this input shape (pixels), from the cache or from a child process.
 
     `beat_ms`: the time of another engine; one that is slower by far is not tried on its raw heads, which takes seconds.
     `like`: this engine's verdict on the same model at another shape or batch; its form (raw heads or not) is kept to.
+    `before` is called only when a child is to be started, which takes seconds to minutes.
     """
     request = TrialRequest(engine, num_cores, batch, height, width, classes, os.getpid(), beat_ms, like)
     key = verdicts.key(model.sha256, engine, installed().get(engine, ""), num_cores, batch, height, width, classes)
@@ -117,6 +119,7 @@ def try_model(
         known = _known(cache_dir, key, request)
         if known is not None:
             return known
+        before()
         log.info(
             "trying the model in a child process",
             model=model.name,

@@ -32,6 +32,14 @@ def default_dir() -> Path:
     return (Path(base) if base else Path("~/.cache").expanduser()) / "sparsecam"
 
 
+def where(folder: Path | None) -> str:
+    """The folder of the verdicts, for people."""
+    try:
+        return str((folder or default_dir()) / "trials")
+    except RuntimeError:
+        return "nowhere: there is no home folder"
+
+
 def key(*facts: str | int | None) -> str:
     """A file name for the facts a verdict depends on; this machine's CPU and Python are added."""
     everything = [_FORMAT, cpu_model(), platform.python_version(), *facts]
