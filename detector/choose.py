@@ -44,7 +44,7 @@ class Trials:
     model: Model
     settings: DetectorSettings
     num_cores: int
-    before: Callable[[], None] = lambda: None  # called before each trial that no kept verdict answers
+    before: Callable[[str, str], None] = lambda *_: None  # before each trial that no kept verdict answers
 
     def at(
         self,
@@ -60,7 +60,7 @@ class Trials:
         begun_s: list[float] = []
 
         def begin() -> None:
-            self.before()
+            self.before(engine, f"{height}x{width}" + (f", batch {batch}" if batch > 1 else ""))
             begun_s.append(time.monotonic())
 
         verdict = try_model(
@@ -164,13 +164,14 @@ def choose(trials: Trials) -> Choice:
     return Choice(fastest.engine, fastest, rectangle is not None, why, usual, because, batch, batch_why)
 
 
-def _announcement(trials: Trials, wanted: Sequence[str]) -> Callable[[], None]:
-    """Says once what is about to be measured, as it may take minutes."""
+def _announcement(trials: Trials, wanted: Sequence[str]) -> Callable[[str, str], None]:
+    """Says once what is about to be measured, as it may take minutes; for `Trials.before`, whose own it calls."""
     model, settings = trials.model, trials.settings
     told = False
 
-    def announce() -> None:
+    def announce(engine: str, what: str) -> None:
         nonlocal told
+        trials.before(engine, what)
         if told:
             return
         told = True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from rich.table import Table
 
 from detector.choose import Trials, choose
 from detector.cores import Topology, topology
+from detector.engines import candidates
 from detector.layout import worker_sizes
 from detector.model import Model, read_model
 from detector.settings import DetectorSettings
@@ -25,7 +27,6 @@ from services.bench.decode_cost import PROFILES, measure_decode
 from services.bench.figures import latency_summary
 from services.bench.machine import command_line, machine_facts, versions
 from services.bench.plan import BUSY_LIMIT, Plan, Point, Wish, best, check, make_plan
-from services.bench.progress import Steps, steps
 from wire.messages import InputSpec
 
 WARM_UP_S = 0.5  # until the engine's first, slower runs are over
@@ -50,31 +51,31 @@ def plan(job: Job, *, as_json: bool) -> int:
         machine = _first_cores(machine, job.cores)
     model = read_model(job.model)
     settings = DetectorSettings.model_validate({"model": str(job.model), "engine": job.engine})
-    choice = choose(Trials(model, settings, 1))
+    choice = choose(Trials(model, settings, 1, _say_trial(settings, model)))
     spec = InputSpec(choice.verdict.height, choice.verdict.width, model.stride, choice.rectangular)
     camera = job.wish.camera
     shape = target_shape(camera.height, camera.width, spec)
     sizes = worker_sizes(machine)
-    with steps(len(sizes) + 1 + (choice.batch > 1)) as bar:
-        bar.next(f"decoding {camera.width}x{camera.height}")
-        decode = measure_decode(camera, spec, settings.cache_dir)
-        curve = [
-            _point(model, choice.engine, shape, machine=machine, size=size, batch=1, seconds=job.seconds, bar=bar)
-            for size in sizes
-        ]
-        chosen = best(curve)
-        batched = None
-        if choice.batch > 1:
-            batched = _point(
-                model,
-                choice.engine,
-                shape,
-                machine=machine,
-                size=chosen.cores_per_worker,
-                batch=choice.batch,
-                seconds=job.seconds,
-                bar=bar,
-            )
+    steps = _Steps(len(sizes) + 1 + (choice.batch > 1))
+    steps.next(f"decoding {camera.width}x{camera.height} (kept for the next plan)")
+    decode = measure_decode(camera, spec, settings.cache_dir)
+    curve = [
+        _point(model, choice.engine, shape, machine=machine, size=size, batch=1, seconds=job.seconds, steps=steps)
+        for size in sizes
+    ]
+    chosen = best(curve)
+    batched = None
+    if choice.batch > 1:
+        batched = _point(
+            model,
+            choice.engine,
+            shape,
+            machine=machine,
+            size=chosen.cores_per_worker,
+            batch=choice.batch,
+            seconds=job.seconds,
+            steps=steps,
+        )
     costs = known_costs()
 
     def planned(wish: Wish) -> Plan:
@@ -117,6 +118,33 @@ def plan(job: Job, *, as_json: bool) -> int:
     return 0 if made.holds else 1
 
 
+class _Steps:
+    """Says on standard error what is measured now: the answer, on standard output, comes tens of seconds later."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._begun = 0
+
+    def next(self, what: str) -> None:
+        """This step begins."""
+        self._begun += 1
+        typer.echo(f"measuring {what}, {self._begun} of {self._total}", err=True)
+
+
+def _say_trial(settings: DetectorSettings, model: Model) -> Callable[[str, str], None]:
+    """For `Trials.before`: each engine is counted when it is first tried, its further shapes are not."""
+    wanted = candidates(settings.engine, model.format, model.name)
+    seen: set[str] = set()
+
+    def say(engine: str, what: str) -> None:
+        known = engine in wanted and engine not in seen
+        count = f", {wanted.index(engine) + 1} of {len(wanted)} (kept for the next start)" if known else ""
+        seen.add(engine)
+        typer.echo(f"measuring {engine} at {what}{count}", err=True)
+
+    return say
+
+
 def _first_cores(machine: Topology, count: int) -> Topology:
     cores = machine.cores[:count]
     os.sched_setaffinity(0, {cpu for core in cores for cpu in core.cpus})
@@ -132,10 +160,10 @@ def _point(
     size: int,
     batch: int,
     seconds: float,
-    bar: Steps,
+    steps: _Steps,
 ) -> Point:
     workers = max(1, machine.usable // size)
-    bar.next(f"{workers} workers of {size} cores, batch {batch}")
+    steps.next(f"{workers} worker{'s' * (workers > 1)} of {size} core{'s' * (size > 1)}, batch {batch}")
     with BareWorkers(
         model, engine, [shape], cpus=placements(machine, workers, size), num_cores=size, batch=batch
     ) as bare:

@@ -236,6 +236,9 @@ def test_a_plan_of_this_machine(bright_box_model: Path, tmp_path: Path) -> None:
 
     done = plan("--cameras", "1", "--fps", "1", "--json")
     assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith("measuring onnxruntime at 320x320, 1 of 1 (kept for the next start)\n")
+    assert "measuring decoding 320x192 (kept for the next plan), 1 of " in done.stderr
+    assert "measuring 1 worker of 1 core, batch 1, 2 of " in done.stderr
     found = json.loads(done.stdout)
     assert found["holds"] and found["cameras_held"] >= 1 and found["workers"] == 1 and found["usable_cores"] == 1
     assert found["shape"] == [192, 320] and found["cameras_held_by_profile"].keys() == {"all", "keyframes", "adaptive"}
