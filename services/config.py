@@ -18,7 +18,8 @@ from detector.settings import DetectorSettings
 from ingest.media.settings import MediaSettings
 from ingest.settings import CameraSettings, IngestSettings
 from services.config_env import apply_environment
-from services.config_errors import ConfigError, problem_of, real_path
+from services.config_errors import ConfigError, real_path
+from services.config_hints import problems_of
 from services.config_outputs import output_problems
 from services.config_registry import RegistrySettings
 from services.config_rules import class_problems, rule_problems
@@ -203,10 +204,10 @@ def validate(source: Source, env: Mapping[str, str]) -> Config:
     except ValidationError as error:
         if _take_text_where_wanted(source, error):
             return validate(source, env={})
-        # A place that was complained of already would only be complained of twice; a union complains once a member.
+        # A place that was complained of already would only be complained of twice.
         told = {problem.place for problem in problems}
-        found = [problem_of(one, Config, source) for one in error.errors(include_url=False)]
-        problems += [problem for problem in dict.fromkeys(found) if problem.place not in told]
+        found = problems_of(error.errors(include_url=False), Config, source)
+        problems += [problem for problem in found if problem.place not in told]
     if config is not None:
         problems += _cross_checks(config, source)
         problems += output_problems(config.outputs, config.cameras, config.rules, source)

@@ -91,12 +91,29 @@ def _unknown_kind(found: object, path: KeyPath, model: type[BaseModel], source: 
     text = f"{dotted(here)}: found {shown(found['kind'], here)}; expected one of: {', '.join(kinds)}"
     if near := nearest(str(found["kind"]), kinds):
         text += f"; did you mean {near!r}?"
-    return Problem(source.place(here), text)
+    return Problem(source.place(here), f"{text} (more may show once this is mended)")
+
+
+def unknown_beside_kind(error: ErrorDetails, model: type[BaseModel], source: Source) -> list[Problem]:
+    """Keys of a section whose `kind` is wrong or missing that no kind has (of the nearest one, where there is one)."""
+    found = error["input"]
+    if error["type"] not in ("union_tag_not_found", "union_tag_invalid") or not isinstance(found, Mapping):
+        return []
+    path = real_path(error["loc"], source.data)
+    forms = [form for form in _alternatives(spot_at(model, path).annotation) if _kinds(form)]
+    near = nearest(str(found.get("kind")), [word for form in forms for word in _kinds(form)])
+    forms = [form for form in forms if near in _kinds(form)] or forms
+    names = {name for form in forms for name in form.model_fields}
+    strange = [(*path, key) for key in found if key not in names]
+    return [Problem(source.place(key, key=True), _unknown(key, sorted(names))) for key in strange]
 
 
 def unknown_key(path: KeyPath, model: type[BaseModel], data: Any = None) -> str:
     """Message for a key that no setting has."""
-    names = sorted(keys_at(model, path[:-1], data))
+    return _unknown(path, sorted(keys_at(model, path[:-1], data)))
+
+
+def _unknown(path: KeyPath, names: list[str]) -> str:
     text = f"{dotted(path)}: unknown key {path[-1]!r}"
     if near := nearest(str(path[-1]), names):
         return f"{text}; did you mean {near!r}?"

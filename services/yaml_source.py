@@ -15,6 +15,8 @@ from typing import Any
 
 import yaml
 
+from services.yaml_slips import mend
+
 KeyPath = tuple[str | int, ...]  # where in the data: ("cameras", "door", "fps")
 
 MAX_FILE_BYTES = 4 << 20  # two thousand cameras at 2 kB each
@@ -116,7 +118,7 @@ def parse_yaml(text: str, name: str) -> Source:
             return source  # an empty file is a config of defaults
         data = _Walker(source).value(node, ())
     except yaml.YAMLError as error:
-        source.problems.append(Problem(_yaml_place(error, name), _yaml_complaint(error)))
+        source.problems.append(Problem(_yaml_place(error, name), _yaml_complaint(error, text)))
         return source
     except (_TooBig, RecursionError) as error:
         complaint = str(error) if isinstance(error, _TooBig) else "nested too deeply; refused"
@@ -226,11 +228,12 @@ def _yaml_place(error: yaml.YAMLError, name: str) -> Place:
     return Place(name, mark.line + 1, mark.column + 1) if mark is not None else Place(name, 1, 1)
 
 
-def _yaml_complaint(error: yaml.YAMLError) -> str:
-    """What the parser stumbled on, without the snippet it would quote (it may hold a password)."""
+def _yaml_complaint(error: yaml.YAMLError, text: str = "") -> str:
+    """What the parser stumbled on, without the snippet it would quote (it may hold a password); the mend, if known."""
     if isinstance(error, yaml.MarkedYAMLError):
         parts = [part for part in (error.context, error.problem) if part]
-        return "not YAML: " + ", ".join(parts)
+        slip = mend(error, text)
+        return "not YAML: " + ", ".join(parts) + (f": {slip}" if slip else "")
     if isinstance(error, yaml.reader.ReaderError):
         return f"not YAML: the character U+{error.character:04X} is not allowed in it"
     return "not YAML"
