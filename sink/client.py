@@ -2,7 +2,7 @@
 
     from sink.client import alerts
 
-    for id, alert in alerts("redis://localhost:6379", state="porch.id"):
+    for id, alert in alerts(url, state="porch.id"):  # the one that `sparsecam up` logs
         print(alert.camera, alert.event, alert.text)
 
 The stream is the truth: what came while this program, or Redis, was down is delivered when both are back, as long as

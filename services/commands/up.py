@@ -39,8 +39,9 @@ def up(config: Config, path: Path | None, logs: LogOptions) -> int:
         cameras=len(config.cameras),
         rules=len(config.rules),
         workers=workers,
-        redis="embedded" if config.embeds_valkey else config.redis_url,
     )
+    # To be copied into whatever follows the alerts; a password in it is not shown.
+    log.info("redis", url=config.redis_url, embedded=config.embeds_valkey)
     _warn_of_gaps(config)
     roles = ROLES if workers else tuple(role for role in ROLES if role != "detector")
     with Supervisor(config, path, workers=workers, roles=roles, logs=logs) as supervisor:

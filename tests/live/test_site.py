@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 from ingest.sim.file_source import FileSource
 from ingest.sim.rtsp_server import RtspServer
@@ -115,6 +116,19 @@ def test_everything_stops_within_five_seconds_and_leaves_no_process(site, clip, 
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
     film = one.cameras()["film"]
     assert film["captured"] == film["detected"], "a file's frames on their way arrive"
+
+
+def test_the_log_gives_the_url_of_the_embedded_valkey(site, wait_until) -> None:
+    one = site()
+    wait_until(lambda: "url=unix://" in one.log.read_text(), timeout_s=30)
+    url = one.log.read_text().partition("url=")[2].split()[0]
+
+    def answers() -> bool:
+        with contextlib.suppress(redis.ConnectionError), redis.Redis.from_url(url) as client:
+            return bool(client.ping())
+        return False
+
+    wait_until(answers, timeout_s=30)
 
 
 def test_no_password_of_a_camera_is_seen_anywhere(site, wait_until) -> None:

