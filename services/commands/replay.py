@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from detector.detector import Detector
 from detector.settings import DetectorSettings
 from services.commands.replay_input import Counts, ReplayError, clips, from_recording
+from services.commands.replay_progress import Progress
 from services.commands.replay_video import VideoPlayer
 from services.commands.timeline import Timeline, check_name, elapsed, microseconds
 from services.config import Config
@@ -60,10 +61,10 @@ def replay(config: Config, job: Job, *, as_json: bool) -> int:
         raise ReplayError("the config has no rules, so nothing could fire; name a config with --config")
     if job.timeline is not None:
         check_name(job.timeline)  # now, and not after an hour of video
-    result = _Result()
+    result, progress = _Result(), Progress()
     cameras: dict[str, CameraWork] = {}
     plan = dataclasses.replace(sink_plan(config), links=None)  # nobody takes pictures of a replay
-    for record in _records(config, job, result.counts, stop):
+    for record in _records(config, job, result.counts, stop, progress):
         if stop.is_set():
             break
         work = cameras.get(record.camera)
@@ -71,9 +72,14 @@ def replay(config: Config, job: Job, *, as_json: bool) -> int:
             work = cameras[record.camera] = CameraWork(record.camera, plan)
         result.counts.frames += 1
         result.timeline.saw(record)
-        _tell(work.step(record), result, as_json)
+        alerts = work.step(record)
+        if alerts:
+            progress.clear()
+        _tell(alerts, result, record.event_us, as_json)
+        progress.played(result.counts.frames, record.event_us - result.timeline.first_us)
+    progress.clear()
     for _, work in sorted(cameras.items()):
-        _tell(work.end(), result, as_json)
+        _tell(work.end(), result, result.timeline.last_us, as_json)
     if job.timeline is not None:
         result.timeline.write(job.timeline)
     # Standard output is then the alerts alone, one a line.
@@ -81,10 +87,12 @@ def replay(config: Config, job: Job, *, as_json: bool) -> int:
     return 0
 
 
-def _records(config: Config, job: Job, counts: Counts, stop: threading.Event) -> Iterator[DetectionRecord]:
+def _records(
+    config: Config, job: Job, counts: Counts, stop: threading.Event, progress: Progress
+) -> Iterator[DetectionRecord]:
     recordings = [one for one in job.inputs if is_recording(one)]
     if not recordings:
-        return _played(config, job, counts, stop)
+        return _played(config, job, counts, stop, progress)
     if len(job.inputs) > 1:
         raise ReplayError(
             f"{recordings[0]} is a recording; expected it alone, because its frames have times of their own"
@@ -92,17 +100,24 @@ def _records(config: Config, job: Job, counts: Counts, stop: threading.Event) ->
     return from_recording(Path(recordings[0]), config.cameras, config.sink, counts)
 
 
-def _played(config: Config, job: Job, counts: Counts, stop: threading.Event) -> Iterator[DetectionRecord]:
+def _played(
+    config: Config, job: Job, counts: Counts, stop: threading.Event, progress: Progress
+) -> Iterator[DetectionRecord]:
     wanted = clips(config, job.inputs)
     start_us = _start_us(job.start)
-    with stdout_to_stderr():
-        detector = Detector.load(_detector_settings(config, job), job.num_cores)
+    progress.say("loading the model; the first time it is measured, which takes up to minutes")
+    try:
+        with stdout_to_stderr():
+            detector = Detector.load(_detector_settings(config, job), job.num_cores)
+    finally:
+        progress.clear()
     if job.config_file is not None:
         problems = class_problems(config.rules, set(detector.labels.values()), read_yaml(job.config_file))
         if problems:
             raise ConfigError(problems)
     player = VideoPlayer(config, detector, start_us, counts, stop)
     for clip in wanted:
+        progress.clear()
         typer.echo(
             f"{redact(clip.source)} as camera {clip.camera}, {detector.model_name} on {detector.choice.engine}",
             err=True,
@@ -125,22 +140,26 @@ def _start_us(start: datetime) -> int:
     return start_us
 
 
-def _tell(alerts: list[Alert], result: _Result, as_json: bool) -> None:
+def _tell(alerts: list[Alert], result: _Result, now_us: int, as_json: bool) -> None:
     for alert in alerts:
         result.timeline.told(alert)
         result.incidents[alert.camera, alert.rule] += alert.event == "opened"
         # Played video has no stamps of this machine, or each replay would be another; so there is no such time to tell.
         shown = replace(alert, detection_ms=alert.detection_ms or None)
-        typer.echo(to_json(shown).decode() if as_json else _line(alert, result.timeline.first_us))
+        typer.echo(to_json(shown).decode() if as_json else _line(alert, now_us, result.timeline.first_us))
 
 
-def _line(alert: Alert, first_us: int) -> str:
-    parts = [elapsed(microseconds(alert.event_time) - first_us), f"{alert.event:7}", alert.text]
+def _line(alert: Alert, now_us: int, first_us: int) -> str:
+    """An alert as it is told at `now_us`: one that closes an incident has the time at which that was seen last."""
+    parts = [elapsed(now_us - first_us), f"{alert.event:7}", alert.text]
     if alert.score is not None:
         parts.append(f"{alert.score:.0%}")
     parts.append(f"rule {alert.rule}")
     if alert.track is not None:
         parts.append(f"track {alert.track}")
+    event_us = microseconds(alert.event_time)
+    if event_us != now_us:
+        parts.append(f"last seen {elapsed(event_us - first_us)}")
     return "  ".join(parts)
 
 

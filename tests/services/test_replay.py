@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import pty
 import random
 import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -145,6 +149,46 @@ def test_a_recording_gives_the_same_alerts_in_whatever_order_workers_finished(
     assert again.stdout == in_order.stdout
     assert len(alerts_of(in_order)) >= 6
     assert "3 twice" in again.stderr
+
+
+def test_lines_stand_in_the_order_in_which_they_were_told(
+    invoke: Run, folder: Path, config: Path, detection_record: Callable[..., DetectionRecord]
+) -> None:
+    recording = str(save(folder / "r.msgpack", walk(detection_record, "yard", 900)))
+    lines = [line for line in invoke("replay", recording).stdout.splitlines() if line[:2] == "0:"]
+    told = [line.split()[0] for line in lines]
+    assert told == sorted(told)
+    closed = [line for line in lines if line.split()[1] == "closed"]
+    assert len(closed) > 2
+    # The incident was seen last in frame 249, and is over when the merge window of 10 s is.
+    assert closed[0].startswith("0:00:35.000  closed ") and closed[0].endswith("  last seen 0:00:24.900")
+    assert not any("last seen" in line for line in lines if line not in closed)
+    # What subscribers get has the time of the event itself, in either form the same alerts.
+    alerts = alerts_of(invoke("replay", recording, "--json"))
+    assert [str(one["event"]) for one in alerts] == [line.split()[1] for line in lines]
+    (first, *_) = (str(one["event_time"]) for one in alerts if one["event"] == "closed")
+    assert first == "2023-11-14T22:13:44.900000Z"
+
+
+def test_a_terminal_is_shown_how_far_it_has_come(
+    folder: Path, config: Path, detection_record: Callable[..., DetectionRecord]
+) -> None:
+    recording = str(save(folder / "r.msgpack", walk(detection_record, "yard", 600)))
+    command = [sys.executable, "-m", "services.cli", "replay", recording, "--json"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    ours, theirs = pty.openpty()
+    on_terminal = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=theirs)
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError):  # how Linux says that a terminal has no other end any more
+        while piece := os.read(ours, 4096):
+            shown += piece
+    os.close(ours)
+    told, _ = on_terminal.communicate()
+    assert b" played, 1 frame" in shown
+    in_a_log = subprocess.run(command, cwd=folder, env=environment, capture_output=True, check=True)
+    assert b"played" not in in_a_log.stderr
+    assert told == in_a_log.stdout and on_terminal.returncode == 0
 
 
 def test_what_cannot_be_used_of_a_recording_is_counted(
