@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from trainer.bias import correct_biases
 from trainer.checkpoint import Checkpoint, build
 from trainer.errors import TrainerError
 from trainer.from_onnx import unfold
@@ -25,9 +26,9 @@ def oneshot(checkpoint: Checkpoint, batches: Iterable[Tensor], *, sparsity: floa
     """(quantised network in eval mode, the recipe that rebuilds its layers).
 
     `batches` of pictures (batch, 3, h, w) uint8 RGB, as the network will see them: ranges of activations are the mean
-    over batches. `sparsity` above 0 first makes that share of the weights zero, evenly over the layers that
-    `yolov5.pruned` names, reconstructs the layers from what is left, and takes the statistics of the normalisations
-    anew. Raises TrainerError for no pictures.
+    over batches, and by what rounding moves the mean of a layer's answers its biases are corrected. `sparsity` above 0
+    first makes that share of the weights zero, evenly over the layers that `yolov5.pruned` names, reconstructs the
+    layers from what is left, and takes the statistics of the normalisations anew. Raises TrainerError for no pictures.
     """
     kept = list(batches)
     if not kept:
@@ -44,7 +45,8 @@ def oneshot(checkpoint: Checkpoint, batches: Iterable[Tensor], *, sparsity: floa
     apply_structure(network, recipe, 1)
     network.train()  # ranges are learnt in training only; normalisations are frozen by then
     _show(network, kept)
-    return network.eval(), recipe
+    correct_biases(network.eval(), kept)
+    return network, recipe
 
 
 def write_oneshot(path: Path, network: nn.Module, recipe: str, checkpoint: Checkpoint) -> None:

@@ -32,7 +32,7 @@ def reconstruct(pruned: nn.Module, dense: nn.Module, batches: Sequence[Tensor]) 
     """Change the weights of `pruned` that are not zero, in place. Both networks have the same layers, in eval mode;
     `batches` are pictures (b, 3, h, w) uint8 RGB, of which some dozens are used."""
     random = torch.Generator().manual_seed(0)
-    few = _spread(batches)
+    few = spread(batches, _PICTURES)
     for name, layer in list(pruned.named_modules()):
         if isinstance(layer, nn.Conv2d) and layer.groups == 1 and bool((layer.weight == 0).any()):
             twin = dense.get_submodule(name)
@@ -41,10 +41,10 @@ def reconstruct(pruned: nn.Module, dense: nn.Module, batches: Sequence[Tensor]) 
             _solve(layer, inner, outer)
 
 
-def _spread(batches: Sequence[Tensor]) -> list[Tensor]:
-    """At most _PICTURES from all along: neighbours in a data set are often of one scene."""
-    batches = batches[:: math.ceil(len(batches) / _PICTURES)]
-    return [batch[: max(1, _PICTURES // len(batches))] for batch in batches]
+def spread(batches: Sequence[Tensor], most: int) -> list[Tensor]:
+    """At most so many pictures from all along: neighbours in a data set are often of one scene."""
+    batches = batches[:: math.ceil(len(batches) / most)]
+    return [batch[: max(1, most // len(batches))] for batch in batches]
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from detector import engines
 from detector.cores import topology
 from detector.errors import DetectorError
 from detector.model import read_model
+from services.commands.tables import UNLIMITED
 from services.training import MissingExtra
 
 try:
@@ -69,8 +70,8 @@ def val(job: Job, *, as_json: bool) -> int:
         told = {"data": str(job.data), "task": job.task, "scores": [_plain(it) for it in answers], "refused": refused}
         typer.echo(json.dumps(told, indent=2))
     else:
-        # Without a terminal: wide enough for all columns.
-        width = None if sys.stdout.isatty() else 140
+        # Without a terminal: as wide as the names are long.
+        width = None if sys.stdout.isatty() else UNLIMITED
         _show(Console(width=width, highlight=False, markup=False), answers, refused, verbose=job.verbose)
     return 1 if refused else 0
 
