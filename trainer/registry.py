@@ -81,7 +81,7 @@ def add(folder: Path, onnx: bytes, card: Card, *, replace: bool = False) -> Entr
     """Write a model and its card, the card last; raises RegistryError where the name is taken, or the digest another's.
 
     A reader meanwhile finds the old model, the new one, or (between the two files) one that its card refuses. The same
-    model again is no other: who was killed while adding it, or before he could tell, adds it once more.
+    model, told of in the same words, is no other: who was killed while adding it, or before he could tell, adds it again.
     """
     digest = hashlib.sha256(onnx).hexdigest()
     if digest != card.sha256:
@@ -90,13 +90,25 @@ def add(folder: Path, onnx: bytes, card: Card, *, replace: bool = False) -> Entr
         raise RegistryError(f"{card.name!r} is no name for a model: it reads as a file's; leave the suffix out")
     with _locked(folder):
         model, described = folder / f"{card.name}{MODEL_SUFFIX}", folder / f"{card.name}{CARD_SUFFIX}"
-        same = model.is_file() and hashlib.sha256(model.read_bytes()).hexdigest() == digest
-        if not replace and not same and (taken := [path for path in (model, described) if path.exists()]):
+        if (
+            not replace
+            and not _same(folder, card)
+            and (taken := [path for path in (model, described) if path.exists()])
+        ):
             raise RegistryError(f"{taken[0]} is there already; take another name, or replace it with --replace")
         _write(model, onnx)
         _write(folder / f"{card.name}{TEXT_SUFFIX}", card_markdown(card).encode())
         _write(described, card_yaml(card).encode())
     return Entry(card.name, model, card)
+
+
+def _same(folder: Path, card: Card) -> bool:
+    """Whether this very model lies there, without a card yet or with one in which people say the same."""
+    model, described = folder / f"{card.name}{MODEL_SUFFIX}", folder / f"{card.name}{CARD_SUFFIX}"
+    if not model.is_file() or hashlib.sha256(model.read_bytes()).hexdigest() != card.sha256:
+        return False
+    there = _entry(folder, card.name)
+    return not described.exists() or (there.card is not None and there.card.told == card.told)
 
 
 def remove(folder: Path, name: str) -> list[Path]:

@@ -48,16 +48,16 @@ def slow_model(graphs: ModuleType, tmp_path: Path) -> Path:
     return path
 
 
-def facts(cards: ModuleType, folder: Path) -> Path:
+def facts(cards: ModuleType, folder: Path, **changes: str) -> Path:
     path = folder / "facts.yaml"
-    path.write_text(yaml.safe_dump(cards.told().model_dump(mode="json")))
+    path.write_text(yaml.safe_dump(cards.told().model_dump(mode="json") | changes))
     return path
 
 
 def test_a_good_model_enters_and_is_called_by_name(
     invoke: Run, folder: Path, cards: ModuleType, lights: Path, bright_box_model: Path, slow_model: Path
 ) -> None:
-    given = ("--card", str(facts(cards, folder)), "--data", str(lights), "--baseline", str(slow_model))
+    given = ["--card", str(facts(cards, folder)), "--data", str(lights), "--baseline", str(slow_model)]
     done = invoke("models", "add", str(bright_box_model), *given, "--engine", "onnxruntime", "--json")
     assert done.returncode == 0, done.stderr
     measured = json.loads(done.stdout)["card"]["measured"]
@@ -69,6 +69,7 @@ def test_a_good_model_enters_and_is_called_by_name(
     assert entry["card"]["sha256"] == hashlib.sha256(bright_box_model.read_bytes()).hexdigest()
     for word in ("bright", "Apache-2.0", "mAP@0.5", "times as fast"):
         assert word in invoke("models", "show", "bright").stdout
+    facts(cards, folder, licence="MIT")  # another card than the one that is there
     again = invoke("models", "add", str(bright_box_model), *given, "--engine", "onnxruntime")
     assert (again.returncode, "--replace" in again.stderr) == (78, True)
     assert invoke("models", "remove", "bright").returncode == 0

@@ -100,4 +100,4 @@ def test_a_worker_that_changes_its_capacity_gets_that_many_frames(capacities: li
             held.append(step[1].order)
         assert len(held) == max(capacity, len(held)) and len(dispatcher.workers[b"w"].holds) == len(held)
         while len(held) > capacity // 2:
-            dispatcher.done(b"w", "film", held.pop(0), "detected")
+            dispatcher.done(b"w", "film", held.pop(0), "detected", 0)
