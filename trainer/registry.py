@@ -81,7 +81,7 @@ def add(folder: Path, onnx: bytes, card: Card, *, replace: bool = False) -> Entr
     """Write a model and its card, the card last; raises RegistryError where the name is taken, or the digest another's.
 
     A reader meanwhile finds the old model, the new one, or (between the two files) one that its card refuses. The same
-    model, told of in the same words, is no other: who was killed while adding it, or before he could tell, adds it again.
+    model, told of in the same words, is no other: who was killed while adding it, or before he told, adds it again.
     """
     digest = hashlib.sha256(onnx).hexdigest()
     if digest != card.sha256:
@@ -90,11 +90,8 @@ def add(folder: Path, onnx: bytes, card: Card, *, replace: bool = False) -> Entr
         raise RegistryError(f"{card.name!r} is no name for a model: it reads as a file's; leave the suffix out")
     with _locked(folder):
         model, described = folder / f"{card.name}{MODEL_SUFFIX}", folder / f"{card.name}{CARD_SUFFIX}"
-        if (
-            not replace
-            and not _same(folder, card)
-            and (taken := [path for path in (model, described) if path.exists()])
-        ):
+        taken = [path for path in (model, described) if path.exists()]
+        if taken and not replace and not _same(folder, card):
             raise RegistryError(f"{taken[0]} is there already; take another name, or replace it with --replace")
         _write(model, onnx)
         _write(folder / f"{card.name}{TEXT_SUFFIX}", card_markdown(card).encode())
