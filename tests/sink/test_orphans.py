@@ -168,17 +168,17 @@ def test_a_camera_in_the_hands_of_others_is_left_alone(
     leave_open("away", name="two")
     with sink(valkey.url, "watched", plan=LASTING, name="three"), sink(valkey.url, "yard"):
 
-        def gone_is_closed() -> bool:
+        def is_closed(camera: str) -> bool:
             link.send(write_status("told-of", CameraStatus("streaming", True)))  # its ingest runs
-            return bool(alerts(link, "closed", "gone"))
+            return bool(alerts(link, "closed", camera))
 
-        wait_until(gone_is_closed)
+        wait_until(lambda: is_closed("gone"))
         assert [one.camera for one in alerts(link, "closed")] == ["gone"]
         assert open_incidents(link).keys() == {"watched", "told-of", "away"}
         # Nobody has heard of the other's sink for longer than that.
         now_us = read_standing(link).now_us
         link.send(write_watchers([("away", Watcher("two", now_us - 3_601_000_000, ("armed",)))]))
-        wait_until(lambda: alerts(link, "closed", "away"))
+        wait_until(lambda: is_closed("away"))
         assert open_incidents(link).keys() == {"watched", "told-of"}
 
 
