@@ -1,8 +1,8 @@
 """Event time: a source's timestamps (PTS) on the wall clock, strictly rising for each camera.
 
 Arrival times come from the monotonic clock, laid on the wall clock when the stream is anchored. A step of the system's
-clock (no battery behind it, and the network's time found late) is followed some seconds later, in one leap; only then
-can event time fall.
+clock (no battery behind it, and the network's time found late) is followed some seconds later; only where that goes
+back by more than a minute can event time fall.
 """
 
 from __future__ import annotations

@@ -137,9 +137,8 @@ raise SystemExit({EXIT_UNUSABLE})
     assert (child.fate, child.restarts) == ("waiting", 1)
 
 
-def test_a_child_whose_report_went_stale_is_killed(
-    nursery: Nursery, wait_until: Wait, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def silent_for_long(nursery: Nursery, monkeypatch: pytest.MonkeyPatch) -> tuple[Child, int, Health]:
+    """A child with its pid, and its report: last renewed long ago, whatever is said in it."""
     child = nursery.child(SLEEPS)
     pid = child.pid
     assert pid is not None
@@ -147,6 +146,13 @@ def test_a_child_whose_report_went_stale_is_killed(
     long_ago = time.monotonic_ns() - int((HUNG_AFTER_S + 5) * 1e9)
     report = Health(child.spec.report, "child", monotonic_ns=lambda: long_ago)
     nursery.clock.ahead_s += HUNG_AFTER_S + 1
+    return child, pid, report
+
+
+def test_a_child_whose_report_went_stale_is_killed(
+    nursery: Nursery, wait_until: Wait, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child, pid, report = silent_for_long(nursery, monkeypatch)
     child.tick()
     assert child.pid == pid, "one that is still starting may compile for long"
     report.set("ok")
@@ -158,13 +164,8 @@ def test_a_child_whose_report_went_stale_is_killed(
 def test_on_a_full_disk_nobody_is_taken_for_hung(
     nursery: Nursery, wait_until: Wait, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    child = nursery.child(SLEEPS)
-    pid = child.pid
-    assert pid is not None
-    monkeypatch.setattr(os, "getpid", lambda: pid)
-    long_ago = time.monotonic_ns() - int((HUNG_AFTER_S + 5) * 1e9)
-    Health(child.spec.report, "child", monotonic_ns=lambda: long_ago).set("ok")
-    nursery.clock.ahead_s += HUNG_AFTER_S + 1
+    child, pid, report = silent_for_long(nursery, monkeypatch)
+    report.set("ok")
     with monkeypatch.context() as on_a_full_disk:
         on_a_full_disk.setattr(tempfile, "TemporaryFile", lambda **_: Path("/dev/full").open("wb", buffering=0))  # noqa: SIM115  # the caller closes it
         child.tick()
