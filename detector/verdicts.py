@@ -21,7 +21,7 @@ from wire.messages import MALFORMED
 log = structlog.get_logger()
 
 # Rises when a trial asks more of a model than before, or engines get it in another form: old verdicts are not believed.
-_FORMAT = 6
+_FORMAT = 7
 
 T = TypeVar("T", bound=msgspec.Struct)
 

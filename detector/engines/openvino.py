@@ -11,6 +11,7 @@ from detector.engines import Array
 from detector.engines.imports import hidden
 from detector.errors import EngineRefused
 from detector.prepare.integer_convs import for_openvino
+from detector.prepare.saturation import saturates
 
 # The mere import of that package reports to OpenVINO's makers; without it OpenVINO uses an empty stub of its own.
 with hidden("openvino_telemetry"):
@@ -39,7 +40,7 @@ class OpenVinoEngine:
             "INFERENCE_PRECISION_HINT": "f32",
         }
         try:
-            graph = core.read_model(io.BytesIO(for_openvino(model)))
+            graph = core.read_model(io.BytesIO(for_openvino(model, saturates=saturates())))
             compiled = core.compile_model(graph, "CPU", settings)
         except Exception as error:  # what it raises has no base but Exception
             raise EngineRefused(f"openvino cannot compile the model: {_first_lines(error)}") from error

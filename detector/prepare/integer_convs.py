@@ -3,24 +3,26 @@
 The trainer's form is DeepSparse's. Measured with a quantised YOLOv5n at 416x416, one core with VNNI, in turns:
 - ONNX Runtime has a kernel for unsigned weights only: 15.7 against 65.2 ms, bit-equal. As floats between
   QuantizeLinear and DequantizeLinear it takes 21.9 ms, with weights dequantised once 17.5 ms.
-- OpenVINO runs ConvInteger in floats, 15.0 ms, and knows 8 bits by their DequantizeLinear: 7.0 ms. What it adds up in
-  floats is rounded to the next of 256 steps now and then.
+- OpenVINO runs ConvInteger and unsigned weights in floats, 15.0 ms, and knows 8 bits by their DequantizeLinear: 7.0 ms.
+  What it adds up in floats is rounded to the next of 256 steps now and then.
 
 The engines do this at load, so that one file serves all of them; on this model it takes 0.1 s.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from onnx.onnx_ml_pb2 import NodeProto, TensorProto
 
 from detector.prepare.graph import Array, Graph, attribute, clone, make
+from detector.prepare.loosen import loosen_convolutions
+from detector.prepare.saturation import narrow, narrow_dequantised
 
-_BY_CHANNEL = 13  # opset from which DequantizeLinear takes a scale for each channel
+_BY_CHANNEL = 13  # opset from which DequantizeLinear takes a zero point for each channel
 _BYTE = 1 / 255  # what a picture's bytes stand for; any other would do, since the weights' steps are divided by it
+_SHARE = 1 / 128  # what a 1 of the weights stands for: by a power of two nothing is rounded
 _MIDDLE = 128
 
 
@@ -32,30 +34,36 @@ class _Rescaled:
     last: NodeProto
     zero: tuple[Array, ...]  # of what it reads: one number, or none where none is written
     weights: Array  # (out, in / groups, height, width), int8 or uint8
-    middles: Array  # (out,) zero points of the weights, in their type
+    middles: Array  # () or (out,) zero points of the weights, in their type
     steps: Array  # (out,) float64: what a 1 of the sum stands for
     bias: Array  # (out,) float64
 
 
 def for_onnxruntime(onnx: bytes) -> bytes:
     """ONNX bytes with unsigned weights in every ConvInteger; the same bytes where there is nothing to do."""
-    return _rewritten(onnx, unsign_integer_weights)
-
-
-def for_openvino(onnx: bytes) -> bytes:
-    """ONNX bytes with DequantizeLinear and Conv for every ConvInteger; the same bytes where there is nothing to do."""
-    return _rewritten(onnx, dequantise_integer_convs)
-
-
-def _rewritten(onnx: bytes, rewrite: Callable[[Graph], str]) -> bytes:
     if b"ConvInteger" not in onnx:
         return onnx
     graph = Graph(onnx)
-    return graph.to_bytes() if rewrite(graph) else onnx
+    return graph.to_bytes() if unsign_integer_weights(graph) else onnx
 
 
-def unsign_integer_weights(graph: Graph) -> str:
-    """Signed weights w of a ConvInteger to unsigned ones w + 128, around a zero point that is as much higher. Exact."""
+def for_openvino(onnx: bytes, *, saturates: bool) -> bytes:
+    """ONNX bytes with DequantizeLinear and Conv for every ConvInteger and QLinearConv; the same bytes where there is
+    nothing to do. `saturates`: with weights for a CPU that adds up products in 16 bits."""
+    if not any(kind in onnx for kind in (b"ConvInteger", b"QLinearConv", b"DequantizeLinear")):
+        return onnx
+    graph = Graph(onnx)
+    done = loosen_convolutions(graph) + dequantise_integer_convs(graph, saturates=saturates)
+    if saturates:
+        done += narrow_dequantised(graph)
+    return graph.to_bytes() if done else onnx
+
+
+def unsign_integer_weights(graph: Graph) -> int:
+    """Signed weights w of a ConvInteger to unsigned ones w + 128, around a zero point that is as much higher. Exact.
+
+    Returns how many.
+    """
     done = 0
     for node in graph.nodes:
         if node.op_type != "ConvInteger":
@@ -71,18 +79,17 @@ def unsign_integer_weights(graph: Graph) -> str:
         done += 1
     graph.index()
     graph.clean()
-    return f"{done} weights of integers" if done else ""
+    return done
 
 
-def dequantise_integer_convs(graph: Graph) -> str:
-    """ConvInteger, Add (bias), Cast and Mul (steps) to DequantizeLinear and Conv; the result keeps its name."""
-    if graph.opset < _BY_CHANNEL:
-        return ""
+def dequantise_integer_convs(graph: Graph, *, saturates: bool) -> int:
+    """ConvInteger, Add (bias), Cast and Mul (steps) to DequantizeLinear, Conv, Mul (steps) and Add (bias); the result
+    keeps its name. Returns how many."""
     found = [_find(graph, node) for node in graph.nodes if node.op_type == "ConvInteger"]
     rescaled = [one for one in found if one is not None]
-    graph.replace_all({one.last.output[0]: _float_conv(graph, one) for one in rescaled})
+    graph.replace_all({one.last.output[0]: _float_conv(graph, one, saturates) for one in rescaled})
     graph.clean()
-    return f"{len(rescaled)} convolutions of integers" if rescaled else ""
+    return len(rescaled)
 
 
 def _find(graph: Graph, conv: NodeProto) -> _Rescaled | None:
@@ -105,7 +112,9 @@ def _find(graph: Graph, conv: NodeProto) -> _Rescaled | None:
     # A scale is positive: engines take that for granted.
     if last is None or steps is None or bias is None or middle.size not in (1, channels) or not (steps > 0).all():
         return None
-    middles = np.broadcast_to(middle.reshape(-1), channels)
+    middles = middle.reshape(()) if (middle == middle.flat[0]).all() else middle.reshape(-1)
+    if middles.size > 1 and graph.opset < _BY_CHANNEL:
+        return None
     return _Rescaled(conv, last, zero, weights, middles, steps, bias * steps)
 
 
@@ -134,20 +143,30 @@ def _constant(graph: Graph, name: str) -> Array | None:
     return graph.constant(name)
 
 
-def _float_conv(graph: Graph, found: _Rescaled) -> list[NodeProto]:
+def _float_conv(graph: Graph, found: _Rescaled, saturates: bool) -> list[NodeProto]:
     result, read = found.last.output[0], found.conv.input[0]
     quantise = graph.producer(read, "QuantizeLinear")
     scale = _constant(graph, quantise.input[1]) if quantise is not None else None
     step = np.float32(scale.reshape(()) if scale is not None and scale.size == 1 else _BYTE)
+    weights, middles, steps = found.weights, found.middles, found.steps
+    if saturates and weights.dtype == np.int8 and not middles.any():
+        weights, growth = narrow(weights)
+        steps = steps * growth
+    by_channel = {"axis": 0} if middles.size > 1 else {}
 
-    def dequantise(name: str, parts: tuple[str | Array, ...], **axis: int) -> NodeProto:
-        stored = [part if isinstance(part, str) else graph.add_constant(part, f"{result}_{name}") for part in parts]
-        return make("DequantizeLinear", stored, graph.fresh(f"{result}_{name}"), **axis)
+    def stored(value: Array, name: str) -> str:
+        return graph.add_constant(value, f"{result}_{name}")
 
-    steps = (found.steps / np.float64(step)).astype(np.float32)
-    values = dequantise("values", (read, np.array(step), *found.zero))
-    weights = dequantise("weights", (found.weights, steps, found.middles), axis=0)
-    bias = graph.add_constant(found.bias.astype(np.float32), f"{result}_bias")
-    conv = make("Conv", [values.output[0], weights.output[0], bias], result)
+    def named(name: str) -> str:
+        return graph.fresh(f"{result}_{name}")
+
+    x = [read, stored(np.array(step), "step"), *(stored(zero, "zero") for zero in found.zero)]
+    values = make("DequantizeLinear", x, named("values"))
+    w = [stored(weights, "w"), stored(np.full(middles.shape, _SHARE, np.float32), "share"), stored(middles, "middles")]
+    shares = make("DequantizeLinear", w, named("shares"), **by_channel)
+    conv = make("Conv", [values.output[0], shares.output[0]], named("sums"))
     conv.attribute.extend(clone(entry) for entry in found.conv.attribute)
-    return [values, weights, conv]
+    factors = (steps / (np.float64(step) * _SHARE)).astype(np.float32).reshape(1, -1, 1, 1)
+    scaled = make("Mul", [conv.output[0], stored(factors, "factors")], named("scaled"))
+    bias = stored(found.bias.astype(np.float32).reshape(1, -1, 1, 1), "bias")
+    return [values, shares, conv, scaled, make("Add", [scaled.output[0], bias], result)]

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from onnx import helper, load_model_from_string
 from onnx.onnx_ml_pb2 import ModelProto
 
+from detector.engines.onnxruntime import WIDE_SUMS
 from detector.errors import EngineRefused
 
 Array = NDArray[Any]
@@ -115,6 +116,7 @@ def session(onnx: bytes) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = _ERRORS_ONLY
+    options.add_session_config_entry(*WIDE_SUMS)
     try:
         return onnxruntime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions share no base but Exception

@@ -4,8 +4,8 @@ The INT8 kernels of ONNX Runtime and OpenVINO multiply unsigned pictures with si
 weights with zero point 128; with those ONNX Runtime runs a slower kernel (14.7 against 10.0 ms, reference YOLOv5n,
 416x416, one core) and OpenVINO falls back to float32 (13.0 against 5.3 ms). DeepSparse runs both forms alike.
 
-On a CPU without VNNI, ONNX Runtime's signed kernel may saturate in 16 bits; the comparison of outputs on this machine
-then sees it and the step is skipped. Prepare a model on the kind of machine that will run it.
+On a CPU without VNNI the engines' signed kernels saturate in 16 bits; what is done about it at load is told in
+`saturation`.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from detector.model import parse_model
 from detector.prepare.graph import Graph
 from detector.prepare.integer_convs import for_openvino
 from detector.prepare.report import sparsity
+from detector.prepare.saturation import saturates
 from trainer.errors import CheckpointError
 from trainer.export import Exported, export_checkpoint, export_dense_twin
 from trainer.facts import read_facts
@@ -98,11 +99,14 @@ def test_it_leaves_as_integers_that_say_what_it_said(
 def test_engines_that_get_it_in_another_form_say_the_same(exported: Exported, engine: str) -> None:
     if engine not in engines.installed():
         pytest.skip(f"{engine} is not installed here")
-    kinds = [node.op_type for node in onnx.load_model_from_string(for_openvino(exported.onnx)).graph.node]
+    form = for_openvino(exported.onnx, saturates=False)
+    kinds = [node.op_type for node in onnx.load_model_from_string(form).graph.node]
     assert "ConvInteger" not in kinds and kinds.count("DequantizeLinear") == 2 * 57
     for shape in ((1, 3, 64, 96), (2, 3, 96, 32)):
         pictures = noise(*shape)
-        wanted = run(exported.onnx, pictures)
+        # On a CPU without VNNI the weights that it gets are rounded once more.
+        form = for_openvino(exported.onnx, saturates=saturates()) if engine == "openvino" else exported.onnx
+        wanted = run(form, pictures)
         (found,) = (
             engines.engine_class(engine)
             .load(parse_model(exported.onnx, "m").with_shape(shape[0], *shape[2:]), 1)
