@@ -32,7 +32,9 @@ def main() -> None:
     # stdout is for the table or the JSON alone.
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     job = Job(options.video, options.model, options.frames, options.cores, options.conf_thres, options.iou_thres)
-    settings = Settings(options.venvs, options.timeout_s, options.ultralytics_shape, options.ultralytics_classes)
+    settings = Settings(
+        options.venvs, options.timeout_s, options.ultralytics_shape, options.ultralytics_classes, options.engine
+    )
     machine = _machine(options.cores)
     rows = _measure(job, settings, options)
     machine["load_average_after"] = os.getloadavg()[0]
@@ -110,8 +112,10 @@ def _print_table(job: Job, machine: dict[str, Any], rows: dict[str, Row]) -> Non
             times = ratio(row, base) if base else None
             spreads = (fps(row), 1), (times, 2), (cpu_ms(row), 1), (others(row), 2)
             figures = [_text(spread, digits) for spread, digits in spreads]
-            boxes = str(it.detections) if (it := _last(row)) and it.detections is not None else "-"
-            table.add_row(row.name, *figures, boxes, row.unavailable or peer.what)
+            last = _last(row)
+            boxes = str(last.detections) if last and last.detections is not None else "-"
+            engine = f", on {last.versions['engine']}" if last and "engine" in last.versions else ""
+            table.add_row(row.name, *figures, boxes, row.unavailable or peer.what + engine)
     # A pipe has no width of its own; names must not be cut in a log.
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(table)
@@ -157,6 +161,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--timeout-s", type=float, default=300, help="longest turn (default %(default)s)")
     parser.add_argument("--ultralytics-shape", type=_shape, default=(256, 416), help="HEIGHTxWIDTH (default 256x416)")
     parser.add_argument("--ultralytics-classes", type=_positive, default=1, help="80 as in COCO; default %(default)s")
+    parser.add_argument("--engine", default="auto", help="Sparsecam's (default %(default)s: the fastest here)")
     return parser.parse_args()
 
 

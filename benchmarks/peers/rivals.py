@@ -52,6 +52,7 @@ class Settings:
     timeout_s: float
     ultralytics_shape: tuple[int, int] = (256, 416)  # height, width
     ultralytics_classes: int = 1
+    sparsecam_engine: str = "auto"  # what its users get; the article's loop keeps to DeepSparse
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def _ultralytics(name: str, job: Job, settings: Settings, *, int8: bool) -> Call
 
 
 def _sparsecam(name: str, job: Job, settings: Settings, *, arguments: tuple[str, ...] = ()) -> Callable[[], Result]:
-    return partial(sparsecam.run, name, job, settings.timeout_s, arguments)
+    return partial(sparsecam.run, name, job, settings.timeout_s, settings.sparsecam_engine, arguments)
 
 
 PEERS = (

@@ -12,15 +12,14 @@ from typing import Any
 from benchmarks.peers.protocol import Job, Result
 from benchmarks.peers.venvs import PeerUnavailable
 
-ENGINE = "deepsparse"  # the one that the article's loop runs on, whatever `auto` would choose
 SECONDS = 2  # the command counts whole seconds of its own beside the frames; below this its ends weigh
 
 
-def run(peer: str, job: Job, timeout_s: float, arguments: Sequence[str]) -> Result:
-    """One run of `sparsecam bench pipeline` on the job's cores; raises PeerUnavailable."""
+def run(peer: str, job: Job, timeout_s: float, engine: str, arguments: Sequence[str]) -> Result:
+    """One run of `sparsecam bench pipeline` on the job's cores, with an engine or `auto`; raises PeerUnavailable."""
     command = [sys.executable, "-m", "services.cli", "bench", "pipeline", "--json"]
     command += ["--source", str(job.video.resolve()), "--model", str(job.model.resolve())]
-    command += ["--cores", ",".join(map(str, job.cores)), "--engine", ENGINE, "--rounds", "1"]
+    command += ["--cores", ",".join(map(str, job.cores)), "--engine", engine, "--rounds", "1"]
     command += ["--frames", str(job.frames), "--seconds", str(SECONDS), *arguments]
     done = subprocess.run(
         command,
@@ -52,5 +51,6 @@ def read_report(peer: str, text: str, frames: int) -> Result:
         fps,
         found.get("cpu_seconds"),
         found.get("detections"),
-        {str(name): str(number) for name, number in found.get("versions", {}).items()},
+        {"engine": str(found.get("engine", {}).get("engine", "unknown"))}
+        | {str(name): str(number) for name, number in found.get("versions", {}).items()},
     )
