@@ -1,24 +1,26 @@
 """Knowledge distillation: a trained network's answers are learnt beside the truth.
 
 A teacher answers in every cell of every picture, where the truth only names a few. Meant for pruned networks, which so
-learn from what they were before. What it says of a box and its class counts as much as it is sure that an object is
-there (objectness-scaled distillation: Mehta and Ozturk 2018, "Object detection at 200 Frames Per Second").
+learn from what they were before; of a teacher of their own shape they learn its maps as well (`trainer.features`).
+What it says of a box and its class counts as much as it is sure that an object is there (objectness-scaled
+distillation: Mehta and Ozturk 2018, "Object detection at 200 Frames Per Second").
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from trainer.boxes import ciou
 from trainer.checkpoint import Checkpoint, build
 from trainer.device import Place
 from trainer.errors import TrainerError
+from trainer.features import apart, comparable, watched
 from trainer.hyp import Hyp
-from trainer.layers import Detect
 from trainer.loss import BALANCE, Gains, boxes_of
 from trainer.network import head_of
 
@@ -26,18 +28,19 @@ _NOTICED = 0.01  # objectness below which a teacher's box counts for nothing: ne
 
 
 class Distillation:
-    """A teacher, and the loss that its answers make for a student of one head and picture size."""
+    """A teacher, and the loss that its answers make for one student and picture size."""
 
-    def __init__(self, teacher: Checkpoint, student: Detect, hyp: Hyp, side: int, place: Place) -> None:
+    def __init__(self, teacher: Checkpoint, student: nn.Module, hyp: Hyp, side: int, place: Place) -> None:
         """`side`: pixels of the training pictures. Raises CheckpointError where the teacher cannot be built, and
         TrainerError where the two heads mean different things by the same numbers."""
-        if teacher.classes != student.classes:
+        own = head_of(student)
+        if teacher.classes != own.classes:
             raise TrainerError(
-                f"teacher {teacher.name}: {teacher.classes} classes; expected the {student.classes} of the data"
+                f"teacher {teacher.name}: {teacher.classes} classes; expected the {own.classes} of the data"
             )
         network = build(teacher)
         head = head_of(network)
-        if not torch.allclose(head.anchors, student.anchors.cpu(), rtol=1e-3):
+        if not torch.allclose(head.anchors, own.anchors.cpu(), rtol=1e-3):
             raise TrainerError(
                 f"teacher {teacher.name}: other anchors than this network's; expected one trained on the same data, or "
                 "give its weights to --weights as well"
@@ -45,17 +48,29 @@ class Distillation:
         network.fuse()
         head.training = True  # itself only: raw levels, all else as in use
         network.requires_grad_(False).to(place.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
-        self._network, self._anchors, self._classes = network, student.anchors, student.classes
+        self._network, self._anchors, self._classes = network, own.anchors, own.classes
         self._device = place.device.type
         # Fake-quantised layers round for themselves: in half precision they would round twice.
         self._dtype = torch.float32 if teacher.quantised else place.dtype
-        self._gains, self._gain = Gains.of(hyp, student.classes, side), hyp.distill
+        self._gains, self._gain = Gains.of(hyp, own.classes, side), hyp.distill
+        self._maps_gain = hyp.distill_maps
 
-    def __call__(self, pictures: Tensor, raw: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """(loss, its parts) as `Loss` gives them, of the student's raw levels (b, anchors, h, w, 5 + classes) for these
-        pictures (b, 3, h, w) RGB 0..1."""
+    @contextmanager
+    def watching(self, student: nn.Module) -> Iterator[Mapping[str, Tensor]]:
+        """The student's maps of the pictures it sees inside the `with`, where they are compared; else none."""
+        if not self._maps_gain:
+            yield {}
+            return
+        with watched(student) as maps:
+            yield maps
+
+    def __call__(self, pictures: Tensor, raw: Sequence[Tensor], maps: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """(loss, its parts) as `Loss` gives them, and the maps' in the loss alone, of the student's raw levels
+        (b, anchors, h, w, 5 + classes) and maps for these pictures (b, 3, h, w) RGB 0..1."""
+        with self.watching(self._network) as shown:
+            answers = self._answers(pictures)
         box = obj = cls = raw[0].new_zeros((), dtype=torch.float32)
-        for number, (level, answer) in enumerate(zip(raw, self._answers(pictures), strict=True)):
+        for number, (level, answer) in enumerate(zip(raw, answers, strict=True)):
             student, teacher = level.float(), answer.float()
             sure = teacher[..., 4].sigmoid()
             obj = obj + BALANCE[number] * binary_cross_entropy_with_logits(student[..., 4], sure)
@@ -71,7 +86,10 @@ class Distillation:
                     each = binary_cross_entropy_with_logits(mine[:, 5:], wanted, reduction="none").mean(1)
                     cls = cls + (share * each).sum()
         parts = self._gain * self._gains.scale(box, obj, cls)
-        return parts.sum() * raw[0].shape[0], parts.detach()
+        loss = parts.sum()
+        if self._maps_gain and comparable(maps, shown):
+            loss = loss + self._maps_gain * apart(maps, shown)
+        return loss * raw[0].shape[0], parts.detach()
 
     @torch.no_grad()
     def _answers(self, pictures: Tensor) -> list[Tensor]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -98,12 +98,12 @@ class Run:
         shares = shares.to(memory_format=torch.channels_last)
         # Fake-quantised layers round for themselves: in half precision they would round twice.
         plain = self.place.dtype is torch.float32 or self._quantised(epoch)
-        with nullcontext() if plain else torch.autocast(device.type, dtype=self.place.dtype):
+        with self._watching() as maps, nullcontext() if plain else torch.autocast(device.type, dtype=self.place.dtype):
             raw = self.wrapped(shares)
         loss, parts = self.loss(raw, targets.to(device))
         if self.distillation is not None:
             # Not in the parts: those are of the truth, as the validation's are.
-            loss = loss + self.distillation(shares, raw)[0]
+            loss = loss + self.distillation(shares, raw, maps)[0]
         if not math.isfinite(float(loss.detach())):
             raise TrainerError(
                 f"epoch {epoch}: the loss is {float(loss.detach())}; the last good epoch is in weights/last.pt. "
@@ -112,6 +112,9 @@ class Run:
         # Gradients are averaged over the processes; the published rates are for their sum.
         self.scaler.scale(loss * self.place.world).backward()  # type: ignore[no-untyped-call]  # as torch ships it
         return parts
+
+    def _watching(self) -> AbstractContextManager[Mapping[str, Tensor]]:
+        return nullcontext({}) if self.distillation is None else self.distillation.watching(self.network)
 
     def _step(self, epoch: int, batch: int) -> None:
         self.scaler.unscale_(self.optimizer)

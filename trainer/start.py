@@ -192,7 +192,7 @@ def _run(network: YoloV5, begun: _Begun, progress: Progress, place: Place, batch
                 f"teacher {settings.teacher}: another file than the one that {begun.folder.path} began with; put that "
                 "one back to go on to the same numbers, or begin anew with --weights"
             )
-        distillation = Distillation(teacher, head, hyp, settings.img, place)
+        distillation = Distillation(teacher, network, hyp, settings.img, place)
     final = sparsifier.optimizer if sparsifier else optimizer
     return Run(network, place, hyp, final, schedule, loss, distillation, sparsifier, progress, ema, scaler)
 

@@ -1,0 +1,60 @@
+"""What a teacher sees, beside what it answers: a student of the same shape learns each block's maps from its twin.
+
+The truth, and a teacher's answers, reach a network's first layers through all those behind them; a map says to each
+block what it should make of a picture. The measure is SquareHead's: the mean squared difference over the teacher's mean
+square, so that every block counts alike (Kurtic et al. 2023, "Sparse Fine-tuning for Inference Acceleration of Large
+Language Models").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from trainer.layers import C3, SPPF
+from trainer.model import YoloV5
+
+_LEAST_SQUARE = 1e-6  # mean square of a teacher's map: one that is zero throughout has nothing to be a share of
+
+
+def blocks(network: nn.Module) -> dict[str, nn.Module]:
+    """The blocks whose maps are compared, by name: those of several convolutions; the rest feed one of them."""
+    assert isinstance(network, YoloV5)
+    return {f"model.{number}": layer for number, layer in enumerate(network.model) if isinstance(layer, C3 | SPPF)}
+
+
+@contextmanager
+def watched(network: nn.Module) -> Iterator[dict[str, Tensor]]:
+    """The maps (b, c, h, w) of the blocks, filled in while the network runs inside the `with`."""
+    seen: dict[str, Tensor] = {}
+
+    def note(name: str, layer: nn.Module) -> torch.utils.hooks.RemovableHandle:
+        def keep(_: nn.Module, __: object, output: Tensor) -> None:
+            seen[name] = output
+
+        return layer.register_forward_hook(keep)
+
+    # Not for good: a copy of the network, such as its average, would note its maps here as well.
+    hooks = [note(name, layer) for name, layer in blocks(network).items()]
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def comparable(maps: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> bool:
+    """Whether two networks, run on the same pictures, have the same blocks with as many channels."""
+    return {name: one.shape for name, one in maps.items()} == {name: one.shape for name, one in wanted.items()}
+
+
+def apart(maps: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Tensor:
+    """Mean over the blocks of how far the maps are from the wanted ones: 0 where they are the same, 1 for zeros."""
+    shares = []
+    for name, one in wanted.items():
+        target = one.float()
+        shares.append((maps[name].float() - target).square().mean() / target.square().mean().clamp_min(_LEAST_SQUARE))
+    return torch.stack(shares).mean()
