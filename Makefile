@@ -54,7 +54,7 @@ compose-test: $(VENV)/.dev
 
 # A stamp file a stage: a second run has nothing to do until pyproject.toml changes.
 $(VENV)/.runtime: $(VENV)/.made pyproject.toml
-	@echo "installing Sparsecam into $(VENV) (some 200 MB the first time)"
+	@echo "installing Sparsecam into $(VENV) (some 300 MB the first time)"
 	@$(BIN)/python -m pip install $(PIP_OUTPUT) --editable .
 	@touch $@
 

@@ -10,6 +10,8 @@ import platform
 from dataclasses import dataclass
 from pathlib import Path
 
+from detector.prepare.saturation import WIDE_SUMS
+
 ROOT = Path("/")
 
 # The instruction sets that decide how fast INT8 and fp32 networks run, slowest first; names as /proc/cpuinfo has them.
@@ -33,7 +35,7 @@ class Processor:
     @property
     def fast_int8(self) -> bool:
         """It multiplies INT8 in one step (VNNI or AMX)."""
-        return bool({"avx_vnni", "avx512_vnni", "amx_int8"} & self.flags)
+        return not WIDE_SUMS.isdisjoint(self.flags)
 
 
 def processor(root: Path = ROOT) -> Processor:

@@ -114,7 +114,10 @@ def _processor() -> Iterator[Finding]:
         mend = "Neither DeepSparse nor fast inference without AVX2: set detector.engine: onnxruntime and expect little."
         yield Finding("instructions", "broken", found, mend)
     elif not cpu.fast_int8:
-        mend = "INT8 models run two to three times slower than on a processor with VNNI (Cascade Lake, Zen 4 or later)."
+        mend = (
+            "INT8 models run two to three times slower than on a processor with VNNI (Cascade Lake, Zen 4 or later). "
+            "OpenVINO bears it best: leave detector.engine at auto, or name it."
+        )
         yield Finding("instructions", "warning", found, mend)
     else:
         yield Finding("instructions", "ok", found)
