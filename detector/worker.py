@@ -26,7 +26,8 @@ from wire.messages import Detection, DetectionRecord, FrameHeader, InputSpec, Ou
 log = structlog.get_logger()
 
 # While whole batches are waiting, a record may wait this long for others to be published with: waking the publisher,
-# Redis and the sink costs more CPU than the record does. A worker that keeps up publishes at once.
+# Redis and the sink costs more CPU than the record does. A worker that keeps up publishes at once, and so does one that
+# infers live frames one by one: a second one waiting does not mean that it is behind.
 LINGER_S = 0.015
 LOOK_UP_S = 0.2  # how often an idle worker looks whether it is to stop
 SOURCES_KEPT = 16  # sizes of sources that a change of model is prepared for; more sizes than a site has
@@ -95,7 +96,8 @@ class Worker:
                     publisher.hurry()
                     self._source.be_patient(self._compile_s)
                 records += self._infer(list(items))
-            self._publish(records, publisher)
+            patient = self._detector.batch > 1 or all(work.frame.lossless for work, _ in fresh)
+            self._publish(records, publisher, patient=patient)
 
     @property
     def detector(self) -> Detector:
@@ -247,8 +249,8 @@ class Worker:
             detections=detections,
         )
 
-    def _publish(self, records: list[DetectionRecord], publisher: Publisher) -> None:
-        """Hand records over; a worker that is behind hands over a few together."""
+    def _publish(self, records: list[DetectionRecord], publisher: Publisher, *, patient: bool) -> None:
+        """Hand records over; a worker that is behind hands over a few together, where they are `patient`."""
         now_s = time.monotonic()
         if not records:
             if self._lingering_since_s is not None:
@@ -257,7 +259,7 @@ class Worker:
             return
         since_s = now_s if self._lingering_since_s is None else self._lingering_since_s
         next_s = now_s + self.stats.last_inference_ms / 1000
-        behind = len(records) >= self._detector.batch and self._source.has_more
+        behind = patient and len(records) >= self._detector.batch and self._source.has_more
         hurry = next_s - since_s > LINGER_S or not behind
         for record in records[:-1]:
             publisher.put(record, hurry=False)

@@ -10,7 +10,7 @@ import platform
 from dataclasses import dataclass
 from pathlib import Path
 
-from detector.prepare.saturation import WIDE_SUMS
+from detector.cpu import WIDE_SUMS
 
 ROOT = Path("/")
 

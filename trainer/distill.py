@@ -19,7 +19,7 @@ from trainer.boxes import ciou
 from trainer.checkpoint import Checkpoint, build
 from trainer.device import Place
 from trainer.errors import TrainerError
-from trainer.features import apart, comparable, watched
+from trainer.features import apart, watched
 from trainer.hyp import Hyp
 from trainer.loss import BALANCE, Gains, boxes_of
 from trainer.network import head_of
@@ -30,9 +30,14 @@ _NOTICED = 0.01  # objectness below which a teacher's box counts for nothing: ne
 class Distillation:
     """A teacher, and the loss that its answers make for one student and picture size."""
 
-    def __init__(self, teacher: Checkpoint, student: nn.Module, hyp: Hyp, side: int, place: Place) -> None:
-        """`side`: pixels of the training pictures. Raises CheckpointError where the teacher cannot be built, and
-        TrainerError where the two heads mean different things by the same numbers."""
+    def __init__(
+        self, teacher: Checkpoint, student: nn.Module, hyp: Hyp, side: int, place: Place, *, maps: bool
+    ) -> None:
+        """`side`: pixels of the training pictures; `maps`: both have the same blocks, whose maps are learnt too.
+
+        Raises CheckpointError where the teacher cannot be built, and TrainerError where the two heads mean different
+        things by the same numbers.
+        """
         own = head_of(student)
         if teacher.classes != own.classes:
             raise TrainerError(
@@ -53,7 +58,7 @@ class Distillation:
         # Fake-quantised layers round for themselves: in half precision they would round twice.
         self._dtype = torch.float32 if teacher.quantised else place.dtype
         self._gains, self._gain = Gains.of(hyp, own.classes, side), hyp.distill
-        self._maps_gain = hyp.distill_maps
+        self._maps_gain = hyp.distill_maps if maps else 0.0
 
     @contextmanager
     def watching(self, student: nn.Module) -> Iterator[Mapping[str, Tensor]]:
@@ -87,7 +92,7 @@ class Distillation:
                     cls = cls + (share * each).sum()
         parts = self._gain * self._gains.scale(box, obj, cls)
         loss = parts.sum()
-        if self._maps_gain and comparable(maps, shown):
+        if self._maps_gain:
             loss = loss + self._maps_gain * apart(maps, shown)
         return loss * raw[0].shape[0], parts.detach()
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from trainer.layers import C3, SPPF
 from trainer.model import YoloV5
 
-_LEAST_SQUARE = 1e-6  # mean square of a teacher's map: one that is zero throughout has nothing to be a share of
+_LEAST_SQUARE = 1e-6  # mean square of a teacher's map; those of trained networks have some thousandths at the least
 
 
 def blocks(network: nn.Module) -> dict[str, nn.Module]:
@@ -46,15 +46,13 @@ def watched(network: nn.Module) -> Iterator[dict[str, Tensor]]:
             hook.remove()
 
 
-def comparable(maps: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> bool:
-    """Whether two networks, run on the same pictures, have the same blocks with as many channels."""
-    return {name: one.shape for name, one in maps.items()} == {name: one.shape for name, one in wanted.items()}
-
-
 def apart(maps: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Tensor:
     """Mean over the blocks of how far the maps are from the wanted ones: 0 where they are the same, 1 for zeros."""
     shares = []
     for name, one in wanted.items():
         target = one.float()
-        shares.append((maps[name].float() - target).square().mean() / target.square().mean().clamp_min(_LEAST_SQUARE))
+        square = target.square().mean()
+        # A map that is zero throughout has nothing to be a share of.
+        difference = (maps[name].float() - target).square().mean()
+        shares.append(torch.where(square > _LEAST_SQUARE, difference / square.clamp_min(_LEAST_SQUARE), 0))
     return torch.stack(shares).mean()

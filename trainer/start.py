@@ -74,7 +74,8 @@ def prepare_resumed(path: Path, say: Say, *, batch_size: int | None = None) -> J
     saved = read_saved(folder.last)
     try:
         settings = TrainSettings.model_validate(saved.facts["train"])
-        hyp = Hyp.model_validate(saved.facts["hyp"])
+        # Runs begun before maps were taught go on without.
+        hyp = Hyp.model_validate({"distill_maps": 0, **saved.facts["hyp"]})
     except (KeyError, ValidationError) as error:
         raise CheckpointError(f"{folder.last}: its settings cannot be read: {error}") from error
     if batch_size is not None:
@@ -103,7 +104,8 @@ def _prepare(begun: _Begun, place: Place, config: DataConfig, say: Say) -> Job:
     if saved is None and source is not None and source.folded:
         unfold(network, _first_batches(train_set, progress.batch_size, place))
     batches = math.ceil(math.ceil(len(train_set) / place.world) / progress.batch_size)
-    run = _run(network, begun, progress, place, batches)
+    distillation = _distillation(network, size, begun, place, say)
+    run = _run(network, begun, progress, place, batches, distillation=distillation)
     facts = _facts(begun, config, activation, size)
     outputs = Outputs(begun.folder, settings, config.names, active=place.first)
     if saved is None:
@@ -169,7 +171,15 @@ def recipe_epochs(recipe: str) -> int:
     return Facts(parse(recipe)).epochs
 
 
-def _run(network: YoloV5, begun: _Begun, progress: Progress, place: Place, batches: int) -> Run:
+def _run(
+    network: YoloV5,
+    begun: _Begun,
+    progress: Progress,
+    place: Place,
+    batches: int,
+    *,
+    distillation: Distillation | None,
+) -> Run:
     settings, hyp = begun.settings, begun.hyp
     if begun.saved is not None:
         _rebuild(network, begun)
@@ -182,19 +192,25 @@ def _run(network: YoloV5, begun: _Begun, progress: Progress, place: Place, batch
         ema.network.load_state_dict(begun.saved.ema)
     scaler = torch.amp.GradScaler(place.device.type, enabled=place.dtype is torch.float16)
     schedule = Schedule(hyp, epochs, batches, progress.batch_size * place.world, cosine=not settings.linear_lr)
-    head = head_of(network)
-    loss = Loss(head, hyp, settings.img)
-    distillation = None
-    if settings.teacher is not None:
-        teacher = load_checkpoint(settings.teacher)
-        if begun.saved is not None and begun.saved.facts.get("teacher") != sha256(settings.teacher):
-            raise CheckpointError(
-                f"teacher {settings.teacher}: another file than the one that {begun.folder.path} began with; put that "
-                "one back to go on to the same numbers, or begin anew with --weights"
-            )
-        distillation = Distillation(teacher, network, hyp, settings.img, place)
+    loss = Loss(head_of(network), hyp, settings.img)
     final = sparsifier.optimizer if sparsifier else optimizer
     return Run(network, place, hyp, final, schedule, loss, distillation, sparsifier, progress, ema, scaler)
+
+
+def _distillation(network: YoloV5, size: str, begun: _Begun, place: Place, say: Say) -> Distillation | None:
+    settings, hyp = begun.settings, begun.hyp
+    if settings.teacher is None:
+        return None
+    teacher = load_checkpoint(settings.teacher)
+    if begun.saved is not None and begun.saved.facts.get("teacher") != sha256(settings.teacher):
+        raise CheckpointError(
+            f"teacher {settings.teacher}: another file than the one that {begun.folder.path} began with; put that "
+            "one back to go on to the same numbers, or begin anew with --weights"
+        )
+    maps = teacher.size == size and hyp.distill_maps > 0
+    distillation = Distillation(teacher, network, hyp, settings.img, place, maps=maps)
+    say(f"learning what {teacher.name} answers" + (", and its blocks' maps" if maps else ""))
+    return distillation
 
 
 def _sparsifier(

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 
 import onnxruntime
 
+from detector.cpu import saturates
 from detector.engines import Array
 from detector.errors import EngineRefused
 from detector.prepare.integer_convs import for_onnxruntime
 
-# Without VNNI its kernels for signed weights saturate (see detector/prepare/saturation.py) unless told not to.
-WIDE_SUMS = ("session.x64quantprecision", "1")
 _QUIET = 3  # errors only: its warnings are about graph rewrites nobody here can act on
 
 
@@ -31,11 +30,11 @@ class OnnxRuntimeEngine:
         options.inter_op_num_threads = 1
         options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
         options.log_severity_level = _QUIET
-        options.add_session_config_entry(*WIDE_SUMS)
         # Threads that spin between frames would take the core from decoding and publishing.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            session = onnxruntime.InferenceSession(for_onnxruntime(model), options, providers=["CPUExecutionProvider"])
+            graph = for_onnxruntime(model, saturates=saturates())
+            session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its exceptions share no base but Exception
             raise EngineRefused(f"onnxruntime cannot compile the model: {_first_line(error)}") from error
         return cls(session, num_cores)

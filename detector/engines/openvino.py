@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from detector.cpu import saturates
 from detector.engines import Array
 from detector.engines.imports import hidden
 from detector.errors import EngineRefused
 from detector.prepare.integer_convs import for_openvino
-from detector.prepare.saturation import saturates
 
 # The mere import of that package reports to OpenVINO's makers; without it OpenVINO uses an empty stub of its own.
 with hidden("openvino_telemetry"):

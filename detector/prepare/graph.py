@@ -72,7 +72,10 @@ class Graph:
         return readers[0] if len(readers) == 1 and tensor not in self.outputs else None
 
     def constant(self, tensor: str) -> Array | None:
-        """The value of a weight or of a Constant node; None where it is computed."""
+        """The value of a weight or of a Constant node, also through Identity; None where it is computed."""
+        # PyTorch writes equal constants once and gives them several names.
+        while (alias := self.producer(tensor, "Identity")) is not None:
+            tensor = alias.input[0]
         if tensor in self._arrays:
             return self._arrays[tensor]
         if tensor in self._weights:

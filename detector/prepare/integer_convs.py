@@ -6,7 +6,7 @@ The trainer's form is DeepSparse's. Measured with a quantised YOLOv5n at 416x416
 - OpenVINO runs ConvInteger and unsigned weights in floats, 15.0 ms, and knows 8 bits by their DequantizeLinear: 7.0 ms.
   What it adds up in floats is rounded to the next of 256 steps now and then.
 
-The engines do this at load, so that one file serves all of them; on this model it takes 0.1 s.
+The engines do this at load, so that one file serves all of them; on this model it takes 0.2 s.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from onnx.onnx_ml_pb2 import NodeProto, TensorProto
 
 from detector.prepare.graph import Array, Graph, attribute, clone, make
 from detector.prepare.loosen import loosen_convolutions
-from detector.prepare.saturation import narrow, narrow_dequantised
+from detector.prepare.saturation import narrow, secure_weights
+from detector.prepare.weights import unsign_weights
 
 _BY_CHANNEL = 13  # opset from which DequantizeLinear takes a zero point for each channel
 _BYTE = 1 / 255  # what a picture's bytes stand for; any other would do, since the weights' steps are divided by it
@@ -39,24 +40,33 @@ class _Rescaled:
     bias: Array  # (out,) float64
 
 
-def for_onnxruntime(onnx: bytes) -> bytes:
-    """ONNX bytes with unsigned weights in every ConvInteger; the same bytes where there is nothing to do."""
-    if b"ConvInteger" not in onnx:
+def for_onnxruntime(onnx: bytes, *, saturates: bool) -> bytes:
+    """ONNX bytes with unsigned weights in every ConvInteger; the same bytes where there is nothing to do. `saturates`:
+    in other convolutions too, whose kernels for signed ones add up products in 16 bits on such a CPU."""
+    if not _quantised(onnx):
         return onnx
     graph = Graph(onnx)
-    return graph.to_bytes() if unsign_integer_weights(graph) else onnx
+    done = unsign_integer_weights(graph)
+    if saturates:
+        done += unsign_weights(graph)
+    return graph.to_bytes() if done else onnx
 
 
 def for_openvino(onnx: bytes, *, saturates: bool) -> bytes:
     """ONNX bytes with DequantizeLinear and Conv for every ConvInteger and QLinearConv; the same bytes where there is
-    nothing to do. `saturates`: with weights for a CPU that adds up products in 16 bits."""
-    if not any(kind in onnx for kind in (b"ConvInteger", b"QLinearConv", b"DequantizeLinear")):
+    nothing to do. `saturates`: with weights for a CPU that adds up products in 16 bits; raises EngineRefused where they
+    cannot be had."""
+    if not _quantised(onnx):
         return onnx
     graph = Graph(onnx)
     done = loosen_convolutions(graph) + dequantise_integer_convs(graph, saturates=saturates)
     if saturates:
-        done += narrow_dequantised(graph)
+        done += secure_weights(graph)
     return graph.to_bytes() if done else onnx
+
+
+def _quantised(onnx: bytes) -> bool:
+    return any(kind in onnx for kind in (b"ConvInteger", b"QLinear", b"DequantizeLinear"))
 
 
 def unsign_integer_weights(graph: Graph) -> int:
@@ -121,32 +131,25 @@ def _find(graph: Graph, conv: NodeProto) -> _Rescaled | None:
 def _operands(graph: Graph, conv: NodeProto) -> tuple[str, Array | None, tuple[Array, ...] | None, Array | None]:
     """What it reads, its weights, and both zero points, which may not be written; None for what is computed."""
     x, weights_name, zero_name, middle_name = [*conv.input, "", ""][:4]
-    weights, zero = _constant(graph, weights_name), _constant(graph, zero_name)
+    weights, zero = graph.constant(weights_name), graph.constant(zero_name)
     zeros = None if zero_name and (zero is None or zero.size != 1) else () if zero is None else (zero.reshape(()),)
     if middle_name or weights is None:
-        return x, weights, zeros, _constant(graph, middle_name)
+        return x, weights, zeros, graph.constant(middle_name)
     return x, weights, zeros, np.zeros((), weights.dtype)
 
 
 def _beside(graph: Graph, node: NodeProto, tensor: str, channels: int) -> Array | None:
     """The other operand of a node, where it is a constant with one number for each channel, or for all."""
-    value = _constant(graph, next((name for name in node.input if name != tensor), ""))
+    value = graph.constant(next((name for name in node.input if name != tensor), ""))
     if value is None or value.shape not in ((), (1,), (channels, 1, 1), (1, channels, 1, 1)):
         return None
     return np.broadcast_to(value.reshape(-1).astype(np.float64), channels)
 
 
-def _constant(graph: Graph, name: str) -> Array | None:
-    """As `Graph.constant`, also through Identity: PyTorch writes equal constants once and gives them several names."""
-    while (node := graph.producer(name, "Identity")) is not None:
-        name = node.input[0]
-    return graph.constant(name)
-
-
 def _float_conv(graph: Graph, found: _Rescaled, saturates: bool) -> list[NodeProto]:
     result, read = found.last.output[0], found.conv.input[0]
     quantise = graph.producer(read, "QuantizeLinear")
-    scale = _constant(graph, quantise.input[1]) if quantise is not None else None
+    scale = graph.constant(quantise.input[1]) if quantise is not None else None
     step = np.float32(scale.reshape(()) if scale is not None and scale.size == 1 else _BYTE)
     weights, middles, steps = found.weights, found.middles, found.steps
     if saturates and weights.dtype == np.int8 and not middles.any():

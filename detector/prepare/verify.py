@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from onnx import helper, load_model_from_string
 from onnx.onnx_ml_pb2 import ModelProto
 
-from detector.engines.onnxruntime import WIDE_SUMS
+from detector.cpu import saturates
 from detector.errors import EngineRefused
+from detector.prepare.integer_convs import for_onnxruntime
 
 Array = NDArray[Any]
 Pixels = NDArray[np.uint8]
@@ -116,9 +117,9 @@ def session(onnx: bytes) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = _ERRORS_ONLY
-    options.add_session_config_entry(*WIDE_SUMS)
     try:
-        return onnxruntime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
+        graph = for_onnxruntime(onnx, saturates=saturates())
+        return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions share no base but Exception
         raise EngineRefused(f"onnxruntime, which compares the forms, cannot load one: {str(error)[:500]}") from error
 

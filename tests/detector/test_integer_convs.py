@@ -14,16 +14,17 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, load_model_from_string
 
 from detector import engines, heads
+from detector.cpu import saturates
 from detector.engines import engine_class
 from detector.find_raw import find, noise, verify
 from detector.model import read_model
 from detector.prepare.integer_convs import for_onnxruntime, for_openvino
-from detector.prepare.saturation import saturates
 from detector.raw_heads import RawHead, cut
 
 BYTES = TensorProto.UINT8
 EXACT = partial(for_openvino, saturates=False)
-REWRITES = (for_onnxruntime, EXACT)
+UNSIGNED = partial(for_onnxruntime, saturates=False)
+REWRITES = (UNSIGNED, EXACT)
 Nodes = list[Any]
 Values = dict[str, Any]
 
@@ -82,7 +83,7 @@ def test_one_says_the_same_in_every_form(graphs: ModuleType, attributes: dict[st
     before = graphs.model_of(*integer_convolution(**kind, **attributes), kind=BYTES)
     picture = pixels(1, 3, 64, 96)
     expected = graphs.run(before, picture)
-    assert np.array_equal(graphs.run(for_onnxruntime(before), picture), expected)
+    assert np.array_equal(graphs.run(UNSIGNED(before), picture), expected)
     found = EXACT(before)
     assert graphs.kinds(found) == {"DequantizeLinear": 2, "Conv": 1, "Mul": 1, "Add": 1}
     assert np.abs(graphs.run(found, picture) - expected).max() <= 1e-5 * np.abs(expected).max()
@@ -138,9 +139,7 @@ def test_what_is_not_rescaled_by_constants_stays_integer(graphs: ModuleType, cha
     change(nodes, values)
     before = graphs.model_of(nodes, values, kind=BYTES)
     assert EXACT(before) is before
-    assert np.array_equal(
-        graphs.run(for_onnxruntime(before), pixels(1, 3, 64, 96)), graphs.run(before, pixels(1, 3, 64, 96))
-    )
+    assert np.array_equal(graphs.run(UNSIGNED(before), pixels(1, 3, 64, 96)), graphs.run(before, pixels(1, 3, 64, 96)))
 
 
 @pytest.mark.parametrize("alike", [True, False])
@@ -160,7 +159,7 @@ def test_unsigned_weights_stay(graphs: ModuleType) -> None:
     nodes, values = integer_convolution()
     values |= {"w": (values["w"].astype(np.int16) + 128).astype(np.uint8), "wz": np.array(128, np.uint8)}
     before = graphs.model_of(nodes, values, kind=BYTES)
-    assert for_onnxruntime(before) is before
+    assert UNSIGNED(before) is before
 
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])

@@ -33,7 +33,7 @@ def checkpoint(size: str = "n", seed: int = 0, classes: int = _CLASSES, anchors:
 
 
 def lesson(teacher: Checkpoint, **hyp: float) -> Distillation:
-    return Distillation(teacher, build(checkpoint()), Hyp.model_validate(hyp), _SIDE, _PLACE)
+    return Distillation(teacher, build(checkpoint()), Hyp.model_validate(hyp), _SIDE, _PLACE, maps=False)
 
 
 def answers(of: Checkpoint, pictures: Tensor) -> list[Tensor]:
@@ -108,7 +108,7 @@ def test_a_student_of_another_size_learns_its_teachers_answers_without_any_truth
     torch.manual_seed(0)
     teacher = checkpoint("s", seed=3)
     student = build(checkpoint("n", seed=4)).train()
-    teach = Distillation(teacher, student, Hyp(), _SIDE, _PLACE)
+    teach = Distillation(teacher, student, Hyp(), _SIDE, _PLACE, maps=False)
     pictures = torch.rand(4, 3, _SIDE, _SIDE)
     wanted = answers(teacher, pictures)
     optimizer = torch.optim.Adam(student.parameters(), 0.003)
@@ -160,7 +160,8 @@ def test_maps_are_apart_by_the_share_of_their_squares() -> None:
     assert float(apart(zeros, maps)) == pytest.approx(1)
     assert float(apart({**maps, "a": zeros["a"]}, maps)) == pytest.approx(0.5)
     assert float(apart({"a": maps["a"] * 1.1}, {"a": maps["a"]})) == pytest.approx(0.01, rel=1e-3)
-    assert torch.isfinite(apart(maps, zeros))
+    # One that is zero throughout has nothing to be a share of.
+    assert float(apart(maps, zeros)) == 0
 
 
 def test_a_student_of_its_teachers_shape_learns_every_blocks_map() -> None:
@@ -174,27 +175,27 @@ def test_a_student_of_its_teachers_shape_learns_every_blocks_map() -> None:
     teacher = dataclasses.replace(checkpoint(), state=own.state_dict())
     wanted = maps_of(build(teacher), pictures)
     student = build(checkpoint(seed=4)).train()
-    teach = Distillation(teacher, student, Hyp(distill=1e-6, distill_maps=1.0), _SIDE, _PLACE)
+    teach = Distillation(teacher, student, Hyp(distill=1e-6, distill_maps=1.0), _SIDE, _PLACE, maps=True)
     optimizer = torch.optim.Adam(student.parameters(), 0.003)
     history = []
     for _ in range(40):
         optimizer.zero_grad()
         with teach.watching(student) as maps:
             raw = student(pictures)
-        history.append({name: float(apart({name: one}, {name: wanted[name]})) for name, one in maps.items()})
+        history.append({name: float(apart({name: one.detach()}, {name: wanted[name]})) for name, one in maps.items()})
         teach(pictures, raw, maps)[0].backward()
         optimizer.step()
     for name, begun in history[0].items():
         assert history[-1][name] < 0.8 * begun, name
 
 
-@pytest.mark.parametrize(("size", "gain"), [("s", 1.0), ("n", 0.0)])
-def test_without_maps_to_compare_the_answers_alone_count(size: str, gain: float) -> None:
+def test_without_maps_to_compare_the_answers_alone_count() -> None:
     pictures = torch.rand(1, 3, _SIDE, _SIDE)
     student = build(checkpoint(seed=4))
     head_of(student).training = True
-    teach = Distillation(checkpoint(size, seed=3), student, Hyp(distill_maps=gain), _SIDE, _PLACE)
+    teach = Distillation(checkpoint("s", seed=3), student, Hyp(), _SIDE, _PLACE, maps=False)
     with torch.no_grad(), teach.watching(student) as maps:
         raw = student(pictures)
+    assert not maps
     loss, parts = teach(pictures, raw, maps)
     assert float(loss) == pytest.approx(float(parts.sum()))

@@ -13,11 +13,11 @@ import torch
 pytest.importorskip("sparseml")
 
 from detector import engines
+from detector.cpu import saturates
 from detector.model import parse_model
 from detector.prepare.graph import Graph
 from detector.prepare.integer_convs import for_openvino
 from detector.prepare.report import sparsity
-from detector.prepare.saturation import saturates
 from trainer.errors import CheckpointError
 from trainer.export import Exported, export_checkpoint, export_dense_twin
 from trainer.facts import read_facts

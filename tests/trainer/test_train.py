@@ -23,7 +23,7 @@ from trainer.errors import CheckpointError, OutOfMemory, TrainerError  # noqa: E
 from trainer.export import export_network  # noqa: E402
 from trainer.facts import Facts  # noqa: E402
 from trainer.network import load_checkpoint  # noqa: E402
-from trainer.saved import read_saved  # noqa: E402
+from trainer.saved import read_saved, write_saved  # noqa: E402
 from trainer.settings import TrainSettings, parse_cfg  # noqa: E402
 from trainer.start import prepare_new, prepare_resumed  # noqa: E402
 from trainer.train import Job, Outcome, train  # noqa: E402
@@ -130,6 +130,31 @@ def test_a_resumed_training_ends_with_the_numbers_of_an_uninterrupted_one(data: 
         for path in (data.parent / "runs" / name / "results.csv" for name in ("whole", "broken"))
     ]
     assert columns[0] == columns[1]
+
+
+def test_a_teacher_of_the_same_shape_teaches_its_maps_unless_they_count_nothing(data: Path) -> None:
+    torch.set_num_threads(1)
+    teacher = run(prepare_new(asked(data, epochs=1, name="teacher"), Quiet().say)).best
+    without = data.parent / "without.yaml"
+    without.write_text("nominal_batch: 4\nwarmup_epochs: 1\nlr0: 0.02\ndistill_maps: 0\n")
+    ended, told = [], []
+    for name, changed in (("with", {}), ("without", {"hyp": without})):
+        watch = Quiet()
+        run(prepare_new(asked(data, epochs=1, name=name, teacher=teacher, **changed), watch.say), watch)
+        ended.append(read_saved(data.parent / "runs" / name / "weights" / "last.pt"))
+        told += [text for text in watch.said if text.startswith("learning what")]
+    assert told == ["learning what best.pt answers, and its blocks' maps", "learning what best.pt answers"]
+    assert any(not torch.equal(value, ended[1].ema[key]) for key, value in ended[0].ema.items())
+
+
+def test_a_training_from_before_maps_were_taught_goes_on_without_them(data: Path) -> None:
+    job = prepare_new(asked(data), Quiet().say)
+    run(job)
+    saved = read_saved(job.folder.last)
+    del saved.facts["hyp"]["distill_maps"]
+    write_saved(job.folder.last, saved)
+    assert prepare_resumed(job.folder.path, Quiet().say).run.hyp.distill_maps == 0
+    assert job.run.hyp.distill_maps > 0
 
 
 def test_a_training_begins_with_an_export_as_good_as_the_network_was(data: Path) -> None:
