@@ -114,7 +114,7 @@ def _print_table(job: Job, machine: dict[str, Any], rows: dict[str, Row]) -> Non
             figures = [_text(spread, digits) for spread, digits in spreads]
             last = _last(row)
             boxes = str(last.detections) if last and last.detections is not None else "-"
-            engine = f", on {last.versions['engine']}" if last and "engine" in last.versions else ""
+            engine = f", on {last.engine}" if last and last.engine else ""
             table.add_row(row.name, *figures, boxes, row.unavailable or peer.what + engine)
     # A pipe has no width of its own; names must not be cut in a log.
     console = Console(width=None if sys.stdout.isatty() else 160)

@@ -42,6 +42,7 @@ class Result:
     cpu_seconds: float | None  # of all the peer's threads; None where it does not tell
     detections: int | None  # boxes in all the timed frames; None where it does not tell
     versions: dict[str, str]
+    engine: str | None = None  # where the peer chose it itself
 
 
 def job_from(extra: Callable[[argparse.ArgumentParser], None] | None = None) -> tuple[Job, argparse.Namespace]:

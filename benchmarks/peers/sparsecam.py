@@ -51,6 +51,6 @@ def read_report(peer: str, text: str, frames: int) -> Result:
         fps,
         found.get("cpu_seconds"),
         found.get("detections"),
-        {"engine": str(found.get("engine", {}).get("engine", "unknown"))}
-        | {str(name): str(number) for name, number in found.get("versions", {}).items()},
+        {str(name): str(number) for name, number in found.get("versions", {}).items()},
+        found.get("engine", {}).get("engine"),
     )
