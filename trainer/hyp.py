@@ -34,7 +34,7 @@ class Hyp(BaseModel):
     obj_pw: float = Field(1.0, gt=0, le=100, description="Weight of positives in the objectness loss.")
     distill: float = Field(1.0, gt=0, le=100, description="Gain of what a teacher says, beside the truth.")
     distill_maps: float = Field(
-        0.1, ge=0, le=100, description="Gain of the blocks' maps of a teacher of the same shape; 0: answers alone."
+        0.5, ge=0, le=100, description="Gain of the blocks' maps of a teacher of the same shape; 0: answers alone."
     )
     anchor_t: float = Field(4.0, gt=1, le=20, description="Boxes up to this many times an anchor's side belong to it.")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="Share by which class targets move off 0 and 1.")
