@@ -16,6 +16,8 @@ from onnx.onnx_ml_pb2 import ModelProto, NodeProto, ValueInfoProto
 
 Array = NDArray[Any]
 
+BY_CHANNEL = 13  # opset from which DequantizeLinear takes a step and a zero point for each channel
+
 
 class Graph:
     """A model that is being rewritten. Nodes are added and dropped through it, so that the look-ups stay true."""

@@ -16,12 +16,11 @@ from dataclasses import dataclass
 import numpy as np
 from onnx.onnx_ml_pb2 import NodeProto, TensorProto
 
-from detector.prepare.graph import Array, Graph, attribute, clone, make
+from detector.prepare.graph import BY_CHANNEL, Array, Graph, attribute, clone, make
 from detector.prepare.loosen import loosen_convolutions
 from detector.prepare.saturation import narrow, secure_weights
 from detector.prepare.weights import unsign_weights
 
-_BY_CHANNEL = 13  # opset from which DequantizeLinear takes a zero point for each channel
 _BYTE = 1 / 255  # what a picture's bytes stand for; any other would do, since the weights' steps are divided by it
 _SHARE = 1 / 128  # what a 1 of the weights stands for: by a power of two nothing is rounded
 _MIDDLE = 128
@@ -123,7 +122,7 @@ def _find(graph: Graph, conv: NodeProto) -> _Rescaled | None:
     if last is None or steps is None or bias is None or middle.size not in (1, channels) or not (steps > 0).all():
         return None
     middles = middle.reshape(()) if (middle == middle.flat[0]).all() else middle.reshape(-1)
-    if middles.size > 1 and graph.opset < _BY_CHANNEL:
+    if middles.size > 1 and graph.opset < BY_CHANNEL:
         return None
     return _Rescaled(conv, last, zero, weights, middles, steps, bias * steps)
 

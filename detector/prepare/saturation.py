@@ -14,12 +14,11 @@ import numpy as np
 from onnx.onnx_ml_pb2 import NodeProto
 
 from detector.errors import EngineRefused
-from detector.prepare.graph import Array, Graph, attribute, make
+from detector.prepare.graph import BY_CHANNEL, Array, Graph, attribute, make
 
 # 255 * 128 = 32640 still fits. Each of a pair may be rounded up by less than one.
 _PAIR = 127
 _LANES = 4  # kernels lay the input channels side by side by fours; of another number, any two may meet
-_BY_CHANNEL = 13  # opset from which DequantizeLinear takes steps for each channel
 _WHOLE = ("QLinearConv", "QLinearMatMul")  # have weights, steps and zero points as inputs
 _WEIGHTS, _ZERO = 3, 5
 
@@ -99,7 +98,7 @@ def _secured(graph: Graph, node: NodeProto, found: _Dequantised) -> dict[str, li
     if not of_convolutions or (found.steps.size > 1 and found.axis != 0):
         floats = found.weights * _along(found.steps, found.axis, found.weights.ndim)
         return {result: [make("Identity", [graph.add_constant(floats.astype(found.steps.dtype), result)], result)]}
-    by_channel = graph.opset >= _BY_CHANNEL
+    by_channel = graph.opset >= BY_CHANNEL
     narrowed, growth = narrow(found.weights, alike=not by_channel)
     if (growth == 1).all():
         return {}
