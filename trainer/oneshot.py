@@ -61,7 +61,7 @@ def write_oneshot(path: Path, network: nn.Module, recipe: str, checkpoint: Check
         "recipe_epoch": 1.0,
         "train": {"recipe": "oneshot", "weights": checkpoint.name},
     }
-    write_saved(path, Saved(network.state_dict(), None, None, Progress(epoch=1), facts))
+    write_saved(path, Saved(network.state_dict(), None, None, {}, Progress(epoch=1), facts))
 
 
 def _pruning(sparsity: float) -> str:

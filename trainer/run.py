@@ -78,6 +78,7 @@ class Run:
             ema=copy.deepcopy(self.ema.network.state_dict()),
             network=self.network.state_dict() if whole else None,
             optimizer=self.optimizer.state_dict() if whole else None,
+            scaler=self.scaler.state_dict() if whole else {},
             progress=self.progress,
             facts={**facts, **quantised},
         )

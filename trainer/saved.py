@@ -34,6 +34,7 @@ class Saved:
     ema: dict[str, Tensor]
     network: dict[str, Tensor] | None
     optimizer: dict[str, Any] | None
+    scaler: dict[str, Any]  # of the losses, see torch.amp.GradScaler; empty where nothing is scaled
     progress: Progress
     facts: dict[str, Any]  # names, activation, image_size, recipe, recipe_epoch, train: as `read_checkpoint` wants them
 
@@ -45,6 +46,7 @@ def write_saved(path: Path, saved: Saved) -> None:
         "ema": saved.ema,
         "model": saved.network,
         "optimizer": saved.optimizer,
+        "scaler": saved.scaler,
         "progress": asdict(saved.progress),
         **saved.facts,
     }
@@ -66,6 +68,8 @@ def read_saved(path: Path) -> Saved:
         raise CheckpointError(f"{path}: no checkpoint of a training of ours; to start from its weights give --weights")
     if not isinstance(data.get("optimizer"), dict) or not isinstance(data.get("model"), dict):
         raise CheckpointError(f"{path}: holds no optimizer, so nothing to go on with; --resume wants weights/last.pt")
-    known = ("sparsecam", "ema", "model", "optimizer", "progress")
+    known = ("sparsecam", "ema", "model", "optimizer", "scaler", "progress")
     facts = {key: value for key, value in data.items() if key not in known}
-    return Saved(data["ema"], data["model"], data["optimizer"], Progress(**data["progress"]), facts)
+    # Files from before the scale was kept have none: it is found anew, within some hundred steps.
+    scaler = data.get("scaler", {})
+    return Saved(data["ema"], data["model"], data["optimizer"], scaler, Progress(**data["progress"]), facts)

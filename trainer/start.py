@@ -191,6 +191,8 @@ def _run(
     if begun.saved is not None:
         ema.network.load_state_dict(begun.saved.ema)
     scaler = torch.amp.GradScaler(place.device.type, enabled=place.dtype is torch.float16)
+    if begun.saved is not None and begun.saved.scaler:
+        scaler.load_state_dict(begun.saved.scaler)
     schedule = Schedule(hyp, epochs, batches, progress.batch_size * place.world, cosine=not settings.linear_lr)
     loss = Loss(head_of(network), hyp, settings.img)
     final = sparsifier.optimizer if sparsifier else optimizer

@@ -19,6 +19,7 @@ torch = pytest.importorskip("torch")
 
 from services.training import network_postprocess  # noqa: E402
 from trainer.checkpoint import build, read_checkpoint  # noqa: E402
+from trainer.device import Place  # noqa: E402
 from trainer.errors import CheckpointError, OutOfMemory, TrainerError  # noqa: E402
 from trainer.export import export_network  # noqa: E402
 from trainer.facts import Facts  # noqa: E402
@@ -107,9 +108,15 @@ def test_a_training_leaves_what_its_users_look_for(data: Path) -> None:
     build(checkpoint)
 
 
-@pytest.mark.parametrize("taught", [False, True])
-def test_a_resumed_training_ends_with_the_numbers_of_an_uninterrupted_one(data: Path, taught: bool) -> None:
+@pytest.mark.parametrize(("taught", "dtype"), [(False, "float32"), (True, "float32"), (False, "float16")])
+def test_a_resumed_training_ends_with_the_numbers_of_an_uninterrupted_one(
+    data: Path, taught: bool, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.set_num_threads(1)
+    # Half precision is for GPUs, but a CPU shows as well whether the scale of the losses is kept: the first steps
+    # find that it must be smaller, and a training that forgot it would skip its steps again.
+    place = Place(torch.device("cpu"), getattr(torch, dtype))
+    monkeypatch.setattr("trainer.start.find_place", lambda device, precision: place)
     teacher = run(prepare_new(asked(data, epochs=1, name="teacher"), Quiet().say)).best if taught else None
     whole = run(prepare_new(asked(data, name="whole", teacher=teacher), Quiet().say))
     job = prepare_new(asked(data, name="broken", teacher=teacher), Quiet().say)
@@ -125,6 +132,8 @@ def test_a_resumed_training_ends_with_the_numbers_of_an_uninterrupted_one(data: 
     ended = [read_saved(data.parent / "runs" / name / "weights" / "last.pt") for name in ("whole", "broken")]
     for key, value in ended[0].ema.items():
         assert torch.equal(value, ended[1].ema[key]), key
+    assert ended[0].scaler == ended[1].scaler
+    assert bool(ended[0].scaler) == (dtype == "float16")
     columns = [
         [{k: v for k, v in row.items() if k != "time_s"} for row in csv.DictReader(path.open())]
         for path in (data.parent / "runs" / name / "results.csv" for name in ("whole", "broken"))
