@@ -347,10 +347,6 @@ class FrameLink:
             self.malformed += 1
             log.warning("malformed message from the broker dropped", error=str(error))
             return
-        self._heard_s = time.monotonic()
-        if message.spec is not None:
-            self._spec = message.spec
-            self._spec_known.set()
         for frame in message.frames:
             if port := self._ports.get(frame.camera):
                 port.settle(frame.session, frame.seq, frame.outcome)
@@ -362,3 +358,8 @@ class FrameLink:
             self._broker = message.broker
             for port in self.ports:
                 port.broker_lost()
+        # Last: frames that are sent from here on are this broker's, and not lost with one before.
+        self._heard_s = time.monotonic()
+        if message.spec is not None:
+            self._spec = message.spec
+            self._spec_known.set()
