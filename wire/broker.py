@@ -217,7 +217,7 @@ class Broker:
             for camera, order in message.frames:
                 ends += dispatcher.inferred(identity, camera, order, now_ns)
         elif isinstance(message, Beat):
-            dispatcher.beat(identity, now_s + message.patience_s)
+            ends = dispatcher.beat(identity, now_s + message.patience_s, message.held, now_ns)
         elif isinstance(message, Ready):
             self._worker_ready(identity, message, now_s)
         else:

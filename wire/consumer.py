@@ -45,6 +45,7 @@ log = structlog.get_logger()
 
 BEAT_S = 0.5
 PATIENCE_S = 2.0  # silence after which the broker gives this worker's frames to others: four beats
+MOST_HELD_SAID = 256  # frames; a worker holds more only while Redis is away, and then loses nothing by being silent
 IDLE_READY_S = 1.0  # after this long without work the broker may be a new one, that does not know us
 
 Item = tuple[Work, memoryview]  # a frame and its pixels
@@ -73,7 +74,7 @@ class WorkSource:
         self.name = f"detector-{hostnames.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         self.malformed = 0
         self._spec, self._capacity = spec, capacity
-        self._holding = 0
+        self._held: set[tuple[str, int]] = set()  # camera and order; guarded, with what is said of it, by the lock
         self._set_aside: deque[Item] = deque()  # received, and for the next batches
         self._stuck_s, self._on_stuck = stuck_s, on_stuck
         self._rings = RingReader(rings) if rings else None
@@ -156,7 +157,7 @@ class WorkSource:
             log.warning("malformed work dropped", error=str(error))
             return None
         with self._control_lock:
-            self._holding += 1
+            self._held.add((work.frame.camera, work.order))
         pixels = self._pixels(work.frame.slot, parts)
         if pixels is None:  # its slot holds another frame: this one was ended without us
             self.done(work, outcome="stale")
@@ -183,9 +184,10 @@ class WorkSource:
 
     def done(self, *works: Work, outcome: Outcome) -> None:
         """These frames' ways have ended."""
+        ended = [Ended(work.frame.camera, work.order, outcome) for work in works]
         with self._control_lock:
-            self._holding -= len(works)
-        self._say(Done([Ended(work.frame.camera, work.order, outcome) for work in works]))
+            self._held.difference_update((one.camera, one.order) for one in ended)
+            self._say(Done(ended))
 
     @property
     def spec(self) -> InputSpec:
@@ -200,17 +202,23 @@ class WorkSource:
     def be_patient(self, seconds: float) -> None:
         """This frame takes long, for a good reason (its shape is compiled first): do not give us up until then."""
         self._patience_s = max(PATIENCE_S, seconds)
-        self._say(Beat(self._patience_s))
+        self._say_beat()
+
+    def _say_beat(self) -> None:
+        # One lock and one connection for beats and endings: a frame that a beat does not name has been told of before.
+        with self._control_lock:
+            held = list(self._held) if len(self._held) <= MOST_HELD_SAID else None
+            self._say(Beat(self._patience_s, held))
 
     def _say(self, message: Struct) -> None:
-        with self._control_lock:
-            if not self._control.closed:
-                self._send(self._control, message)
+        """The caller has the lock."""
+        if not self._control.closed:
+            self._send(self._control, message)
 
     def _say_ready(self) -> None:
         self._last_work_s = time.monotonic()
         with self._control_lock:
-            holding = self._holding
+            holding = len(self._held)
         self._send(self._frames, Ready(self._spec, self._capacity, holding))
 
     def _send(self, socket: zmq.Socket[bytes], message: Struct) -> None:
@@ -225,13 +233,14 @@ class WorkSource:
             if busy_s > max(self._stuck_s, self._patience_s):
                 self._on_stuck(busy_s)
                 continue
-            self._say(Beat(self._patience_s))
+            self._say_beat()
 
     def leave(self) -> None:
         """The broker gives what we still hold to others. May be called by any thread."""
         self._stop.set()
         self._beats.join(BEAT_S * 2)
-        self._say(Leave())
+        with self._control_lock:
+            self._say(Leave())
 
     def close(self) -> None:
         """Leave, and release the sockets. Belongs to the thread of `next`."""

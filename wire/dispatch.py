@@ -8,6 +8,7 @@ queue, except the one live frame it was working on. Every frame that enters ends
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -23,7 +24,8 @@ MAX_ATTEMPTS = 5
 
 # A frame for a worker was lost (a broken tcp connection) where it was sent longer ago than this and the worker says
 # that it holds nothing, or where it goes on for longer than this with frames sent later: it infers them in their
-# order, and its two connections differ by milliseconds. Idle workers report once a second.
+# order, and its two connections differ by milliseconds. The end of a frame was lost where the worker has not got it any
+# more so long after. Idle workers report once a second, all of them say twice a second what they hold.
 LOST_ON_THE_WAY_S = 2.0
 
 
@@ -190,12 +192,26 @@ class Dispatcher(Generic[Pixels]):
             return []
         limit_ns = now_ns - int(LOST_ON_THE_WAY_S * 1e9)
         astray = [key for key, queued in worker.holds.items() if queued.dispatched_ns < limit_ns]
-        return self._never_came(identity, worker, astray)
+        return self._again(identity, worker, astray)
 
-    def beat(self, identity: bytes, quiet_until_s: float) -> None:
-        """A worker lives, and may be silent until then."""
-        if worker := self.workers.get(identity):
-            worker.quiet_until_s = quiet_until_s
+    def beat(
+        self, identity: bytes, quiet_until_s: float, held: Collection[tuple[str, int]] | None, now_ns: int
+    ) -> list[End]:
+        """A worker lives, and may be silent until then.
+
+        Of a frame that it inferred and does not hold (camera, order) any more, it said how it ended, and that was lost:
+        the frame waits again, and what comes of it is published once all the same.
+        """
+        worker = self.workers.get(identity)
+        if worker is None:
+            return []
+        worker.quiet_until_s = quiet_until_s
+        if held is None:
+            return []
+        kept, limit_ns = set(held), now_ns - int(LOST_ON_THE_WAY_S * 1e9)
+        inferred = [key for key, one in worker.holds.items() if one.inferred and one.dispatched_ns < limit_ns]
+        untold = [key for key in inferred if key not in kept]
+        return self._again(identity, worker, untold)
 
     def inferred(self, identity: bytes, camera: str, order: int, now_ns: int) -> list[End]:
         """A worker has inferred a frame, and keeps it until its detections are stored."""
@@ -230,9 +246,9 @@ class Dispatcher(Generic[Pixels]):
             queued.overtaken_ns = queued.overtaken_ns or now_ns
             if now_ns - queued.overtaken_ns > LOST_ON_THE_WAY_S * 1e9:
                 lost.append(key)
-        return self._never_came(identity, worker, lost)
+        return self._again(identity, worker, lost)
 
-    def _never_came(self, identity: bytes, worker: Worker[Pixels], keys: list[tuple[str, int]]) -> list[End]:
+    def _again(self, identity: bytes, worker: Worker[Pixels], keys: list[tuple[str, int]]) -> list[End]:
         ends = []
         for key in reversed(keys):
             queued = worker.holds.pop(key)

@@ -135,6 +135,7 @@ class Beat(Struct, frozen=True, array_like=True, tag="beat.1"):
     """Worker to broker, twice a second: it lives, and is to be given up only after `patience_s` of silence."""
 
     patience_s: float
+    held: list[tuple[str, int]] | None = None  # camera and order of the frames in its care; None: too many to say
 
 
 class Inferred(Struct, frozen=True, array_like=True, tag="inferred.1"):

@@ -1,4 +1,4 @@
-"""Ingest and broker on two hosts: whatever the network between them does, every frame's end is known."""
+"""Ingest, broker and worker on several hosts: whatever the network between them does, every frame's end is known."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 
-from wire.broker import Broker
+from wire.broker import CONTROL_SUFFIX, Broker
 from wire.consumer import WorkSource
 from wire.messages import FrameHeader, InputSpec
 from wire.producer import CameraPort, FrameLink
@@ -33,6 +33,7 @@ class Connection:
 
     def __init__(self, near: socket.socket, port: int) -> None:
         self.sent = self.lost_bytes = 0  # from the near end; of either
+        self.greeting = b""  # what the near end says first
         self.swallows_sent = self.swallows_all = False
         self.bytes_a_second = math.inf
         self._ends = near, socket.create_connection(("127.0.0.1", port))
@@ -44,6 +45,7 @@ class Connection:
             while data := source.recv(4096):
                 time.sleep(len(data) * up / self.bytes_a_second)
                 self.sent += len(data) * up
+                self.greeting += data * (up and len(self.greeting) < 512)
                 if self.swallows_all or (up and self.swallows_sent):
                     self.lost_bytes += len(data)
                 else:
@@ -58,12 +60,12 @@ class Connection:
 
 
 class Path:
-    """The network between ingest and broker: a proxy for any number of connections."""
+    """The network before the broker's endpoint `far`: a proxy for any number of connections."""
 
-    def __init__(self, broker: Broker) -> None:
+    def __init__(self, broker: Broker, far: str) -> None:
         self.broker = broker
         self.connections: list[Connection] = []
-        self._far_port = int(broker.endpoints[0].rsplit(":", 1)[1])
+        self._far_port = int(far.rsplit(":", 1)[1])
         self._server = socket.create_server(("127.0.0.1", 0))
         self.endpoint = f"tcp://127.0.0.1:{self._server.getsockname()[1]}"
         threading.Thread(target=self._accept, daemon=True).start()
@@ -80,12 +82,11 @@ class Path:
 
 
 @pytest.fixture
-def path() -> Iterator[Path]:
-    """To a broker with one quick worker."""
+def far() -> Iterator[Path]:
+    """From one quick worker to its broker."""
     broker, stop = Broker("tcp://127.0.0.1:0", "tcp://127.0.0.1:0", max_age_ms=500), threading.Event()
-    worker = WorkSource(
-        broker.endpoints[1], InputSpec(64, 64, 32, False), capacity=2, stuck_s=60, on_stuck=lambda _: None
-    )
+    between = Path(broker, broker.endpoints[1])
+    worker = WorkSource(between.endpoint, InputSpec(64, 64, 32, False), capacity=2, stuck_s=60, on_stuck=lambda _: None)
 
     def work() -> None:
         while not stop.is_set():
@@ -96,12 +97,19 @@ def path() -> Iterator[Path]:
     threads = [threading.Thread(target=broker.run, args=(stop,)), threading.Thread(target=work)]
     for thread in threads:
         thread.start()
-    between = Path(broker)
     yield between
     stop.set()
     threads[1].join()
     worker.close()
     threads[0].join()
+    between.close()
+
+
+@pytest.fixture
+def path(far: Path) -> Iterator[Path]:
+    """From ingest to a broker with one quick worker."""
+    between = Path(far.broker, far.broker.endpoints[0])
+    yield between
     between.close()
 
 
@@ -170,6 +178,49 @@ def test_ends_that_a_broken_connection_took_are_told_again(path: Path, link: Fra
     control.reset()
     wait_until(lambda: port.ledger.unsettled == 0)
     assert port.ledger.snapshot().detected == 24
+
+
+def test_ends_that_a_busy_workers_broken_connection_took_are_found_missing(
+    far: Path, path: Path, link: FrameLink
+) -> None:
+    port, other = link.camera("c", lossless=True), link.camera("other", lossless=True)
+    send(port, 0)
+    wait_until(lambda: port.ledger.unsettled == 0)
+    control = next(one for one in far.connections if CONTROL_SUFFIX in one.greeting)
+    control.swallows_sent = True
+    for seq in range(1, 4):
+        send(port, seq)
+    wait_until(lambda: far.broker.stats.dispatched["c"] == 4)
+    wait_until(lambda: control.lost_bytes > 0)
+    far.connections.remove(control)
+    control.reset()
+    for seq in range(3000):  # never idle: it does not say of itself that it has nothing
+        send(other, seq)
+        time.sleep(0.01)
+        if port.ledger.unsettled == 0:
+            break
+    assert port.ledger.snapshot().detected == 4
+    assert far.broker.stats.dispatched["c"] > 4
+    assert far.broker.stats.workers_lost == 0
+
+
+def test_a_frame_sent_in_the_moment_that_the_broker_is_found_is_not_taken_for_lost(path: Path) -> None:
+    link = FrameLink(path.endpoint, lossless_window=8)
+    port = link.camera("c", lossless=False)
+    lose = port.broker_lost
+
+    def send_and_lose() -> None:
+        send(port, 0)
+        lose()
+
+    port.broker_lost = send_and_lose  # type: ignore[method-assign]  # what a camera's thread may do at any time
+    link.start()
+    assert link.wait_spec(threading.Event(), 20)
+    send(port, 1)
+    wait_until(lambda: port.ledger.unsettled == 0)
+    assert port.ledger.snapshot().dropped == {"broker_lost": 1}
+    assert port.ledger.snapshot().detected == path.broker.stats.ends["c", "detected"] == 1
+    link.close(0)
 
 
 def test_a_slow_path_is_no_loss_and_carries_no_frame_twice(path: Path, link: FrameLink) -> None:

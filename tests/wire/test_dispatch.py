@@ -258,6 +258,24 @@ def test_what_went_astray_on_the_way_to_an_idle_worker_waits_again() -> None:
     assert sent(dispatcher)[1].seq == 1
 
 
+def test_a_frame_whose_end_was_lost_waits_again_when_its_worker_does_not_hold_it_any_more() -> None:
+    dispatcher = a_dispatcher(b"w", capacity=3)
+    for seq in range(3):
+        dispatcher.frame(b"i", header("file", seq, lossless=True), "")
+        sent(dispatcher, now_ns=0)
+    for order in (0, 1):
+        dispatcher.inferred(b"w", "file", order, now_ns=10 * MS)
+    kept = [("file", 1)]  # the third is still on its way
+    assert dispatcher.beat(b"w", 20, kept, now_ns=1_000 * MS) == []  # so may be the first one's end
+    assert dispatcher.next_work(0) is None
+    dispatcher.beat(b"w", 20, None, now_ns=3_000 * MS)  # it holds too many to say
+    assert dispatcher.next_work(0) is None
+    dispatcher.beat(b"w", 20, kept, now_ns=3_000 * MS)
+    _, frame, order = sent(dispatcher)
+    assert (frame.seq, order) == (0, 0)  # as before, so that Redis knows it
+    assert dispatcher.next_work(0) is None
+
+
 class EveryFrameEndsOnce(RuleBasedStateMachine):
     """Any interleaving of frames, workers, deaths and endings: entered = ended + waiting + held, each once."""
 
@@ -326,6 +344,21 @@ class EveryFrameEndsOnce(RuleBasedStateMachine):
             self.end(*self.dispatcher.inferred(worker, camera, order, self.now_ns))
         for _ in range(1 + twice):
             self.end(*self.dispatcher.done(worker, camera, order, "detected", self.now_ns))
+
+    @precondition(lambda self: any(w.holds for w in self.dispatcher.workers.values()))
+    @rule(data=st.data())
+    def infer(self, data: st.DataObject) -> None:
+        held = sorted((w, key) for w, worker in self.dispatcher.workers.items() for key in worker.holds)
+        worker, (camera, order) = data.draw(st.sampled_from(held))
+        self.end(*self.dispatcher.inferred(worker, camera, order, self.now_ns))
+
+    @precondition(lambda self: any(w.holds for w in self.dispatcher.workers.values()))
+    @rule(data=st.data())
+    def beat(self, data: st.DataObject) -> None:
+        worker = data.draw(st.sampled_from(sorted(w for w, one in self.dispatcher.workers.items() if one.holds)))
+        held = sorted(self.dispatcher.workers[worker].holds)
+        kept = data.draw(st.none() | st.lists(st.sampled_from(held)))
+        self.end(*self.dispatcher.beat(worker, 1, kept, self.now_ns))
 
     @invariant()
     def every_frame_is_in_one_place(self) -> None:
