@@ -23,6 +23,9 @@ Layout = Literal["nchw", "nhwc"]
 
 # protobuf itself ends at 2 GiB; the largest public YOLO (YOLOv5x6, fp32) has 0.56 GB, so 1 GiB takes every real model.
 MAX_MODEL_BYTES = 1 << 30
+# What protobuf raises for bytes that are no message; in Python alone, as here, also for names that are no text and for
+# parts too deep in parts.
+MALFORMED_ONNX = (DecodeError, UnicodeDecodeError, RecursionError)
 CHECKPOINT_SUFFIXES = (".pt", ".pth")
 _ZIP = b"PK\x03\x04"  # how `torch.save` files begin, and no ONNX does
 DEFAULT_STRIDE = 32  # of the coarsest level of YOLOv5, v8 and v11
@@ -101,7 +104,7 @@ def parse_model(data: bytes, name: str) -> Model:
         return _checkpoint(data, name)
     try:
         proto = onnx.load_model_from_string(data)
-    except DecodeError as error:
+    except MALFORMED_ONNX as error:
         raise ModelError(f"{name}: no ONNX file, or cut short ({len(data)} bytes); export or copy it again") from error
     graph = proto.graph
     # Cut right between two fields a file still parses; the version of the operators comes after the graph.

@@ -35,7 +35,8 @@ def read_onnx(data: bytes, name: str) -> Checkpoint:
     """Understand the bytes of an ONNX export of ours, quantised or not; raises CheckpointError."""
     try:
         proto = onnx.load_model_from_string(data)
-    except DecodeError as error:
+    # The last two as protobuf in Python alone raises them: names that are no text, parts too deep in parts.
+    except (DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise CheckpointError(f"{name}: no ONNX file: {error}") from error
     facts = {entry.key: entry.value for entry in proto.metadata_props}
     changed = {node.op_type for node in proto.graph.node} & {"HardSigmoid", "HardSwish"}

@@ -9,7 +9,8 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from hypothesis import given
+from google.protobuf.internal.encoder import _VarintBytes  # type: ignore[import-untyped]  # protobuf ships no types
+from hypothesis import example, given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
@@ -101,7 +102,17 @@ def test_a_file_cut_anywhere_is_refused_in_words(part: float) -> None:
         parse_model(whole[: max(1, int(len(whole) * part))], "cut.onnx")
 
 
+def nested(depth: int) -> bytes:
+    """A model's graph whose node has a graph whose node has a graph..."""
+    data = b""
+    for field in [1, 5, 6] * depth + [7]:  # node, attribute, graph; the model's graph
+        data = _VarintBytes(field << 3 | 2) + _VarintBytes(len(data)) + data
+    return data
+
+
 @given(st.binary(min_size=1, max_size=200))
+@example(b"\x12\x02\x00\x80")  # a producer whose name is no text
+@example(nested(1000))
 def test_garbage_is_refused_in_words(garbage: bytes) -> None:
     with pytest.raises(ModelError):
         parse_model(garbage, "garbage.onnx")

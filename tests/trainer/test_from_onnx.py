@@ -128,8 +128,9 @@ def test_pruning_at_once_takes_the_statistics_of_an_export_anew_and_not_its_bias
 
 
 def test_what_is_no_export_of_ours_is_refused(exported: bytes) -> None:
-    with pytest.raises(CheckpointError, match="no ONNX file"):
-        read_onnx(b"not a model", "x.onnx")
+    for garbage in (b"not a model", b"\x12\x02\x00\x80"):  # the second: a name that is no text
+        with pytest.raises(CheckpointError, match="no ONNX file"):
+            read_onnx(garbage, "x.onnx")
     foreign = onnx.load_model_from_string(exported)
     for node in foreign.graph.node:
         node.name = f"node_{node.name.replace('.', '_')}"
