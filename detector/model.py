@@ -25,7 +25,7 @@ Layout = Literal["nchw", "nhwc"]
 MAX_MODEL_BYTES = 1 << 30
 # What protobuf raises for bytes that are no message; in Python alone, as here, also for names that are no text and for
 # parts too deep in parts.
-MALFORMED_ONNX = (DecodeError, UnicodeDecodeError, RecursionError)
+_MALFORMED = (DecodeError, UnicodeDecodeError, RecursionError)
 CHECKPOINT_SUFFIXES = (".pt", ".pth")
 _ZIP = b"PK\x03\x04"  # how `torch.save` files begin, and no ONNX does
 DEFAULT_STRIDE = 32  # of the coarsest level of YOLOv5, v8 and v11
@@ -104,7 +104,7 @@ def parse_model(data: bytes, name: str) -> Model:
         return _checkpoint(data, name)
     try:
         proto = onnx.load_model_from_string(data)
-    except MALFORMED_ONNX as error:
+    except _MALFORMED as error:
         raise ModelError(f"{name}: no ONNX file, or cut short ({len(data)} bytes); export or copy it again") from error
     graph = proto.graph
     # Cut right between two fields a file still parses; the version of the operators comes after the graph.
