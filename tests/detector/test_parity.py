@@ -5,9 +5,18 @@ With the rounding taken out of the reference models (the same weights as floats)
 on the edge between two steps falls to either side, and this network passes that on. Measured with hard-swish: OpenVINO
 differs from ONNX Runtime in 0.01 % of the values of the 13th quantised tensor and in 68 % of the 61st (one picture);
 ONNX Runtime alone, with the graph written in QDQ form and its optimiser on and off, in up to 0.14 of a score and 7
-pixels of a detection (six pictures). So INT8 has looser bounds, set from what was measured; DeepSparse with hard-swish
-meets the strict ones, DeepSparse with SiLU and OpenVINO with both do not. AP50 was within 0.007 of ONNX Runtime's for
-all of them (0.796 hard-swish, 0.825 SiLU; 167 of the 500 validation pictures).
+pixels of a detection (six pictures). And engines choose which layers' sums they round at all.
+
+So what each engine makes of the eight bits is held against the network without them, which all of them agree on. Mean
+overlap, share of objects found by both, mean difference of scores, on 167 of the 500 validation pictures (an AMD EPYC
+with VNNI, 320 objects):
+
+|             | hard-swish            | SiLU                  |
+| OpenVINO    | 0.976   1.000   0.013 | 0.975   1.000   0.017 |
+| DeepSparse  | 0.976   1.000   0.013 | 0.945   1.000   0.031 |
+| ONNX Runtime| 0.950   0.991   0.038 | 0.945   1.000   0.030 |
+
+AP50 was within 0.007 of ONNX Runtime's for all of them (0.796 hard-swish, 0.825 SiLU; the same pictures).
 """
 
 from __future__ import annotations
@@ -47,8 +56,8 @@ Detect = Callable[[Path, str], Found]
 
 @pytest.fixture(scope="module")
 def detect(shared: Path, verdict_dir: Path) -> Detect:
-    """Detections of a model on an engine, on every 25th validation picture; each pair runs once."""
-    pictures = [cv2.imread(str(path)) for path in sorted((shared / "datasets/pistols/valid/images").iterdir())[::25]]
+    """Detections of a model on an engine, on every tenth validation picture; each pair runs once."""
+    pictures = [cv2.imread(str(path)) for path in sorted((shared / "datasets/pistols/valid/images").iterdir())[::10]]
     known: dict[tuple[Path, str], Found] = {}
 
     def run(model: Path, engine: str) -> Found:
@@ -128,25 +137,28 @@ def agreement(ours: Found, theirs: Found) -> Agreement:
     return Agreement(np.array(overlaps), np.array(scores))
 
 
-@pytest.fixture(params=["deepsparse", "openvino"])
-def other(request: pytest.FixtureRequest) -> str:
+@pytest.fixture
+def engine(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     if name not in engines.installed():
         pytest.skip(f"{name} is not installed here")
     return name
 
 
-def test_without_rounding_all_engines_find_the_same_boxes(float_model: Path, other: str, detect: Detect) -> None:
-    found = agreement(detect(float_model, other), detect(float_model, REFERENCE))
+@pytest.mark.parametrize("engine", ["deepsparse", "openvino"], indirect=True)
+def test_without_rounding_all_engines_find_the_same_boxes(float_model: Path, engine: str, detect: Detect) -> None:
+    found = agreement(detect(float_model, engine), detect(float_model, REFERENCE))
     assert found.overlaps.min() >= 0.98
     assert found.scores.max() <= 0.02
 
 
-def test_int8_engines_find_the_same_objects(int8_model: Path, other: str, detect: Detect) -> None:
-    """As nearly as eight bits allow: engines round between layers, or not, as suits them (DeepSparse, OpenVINO), and
-    what falls to the next of 256 steps goes on through the layers behind. Bounds: measured on 167 pictures, the worst
-    mean overlap was 0.960 and mean difference of scores 0.022."""
-    found = agreement(detect(int8_model, other), detect(int8_model, REFERENCE))
-    assert found.overlaps.mean() >= 0.94
-    assert (found.overlaps >= 0.5).mean() >= 0.95
-    assert found.scores.mean() <= 0.04
+@pytest.mark.parametrize("engine", ["deepsparse", "openvino", "onnxruntime"], indirect=True)
+def test_int8_engines_find_the_objects_of_the_network_they_round(
+    int8_model: Path, float_model: Path, engine: str, detect: Detect
+) -> None:
+    """Bounds: what the table above says of 167 pictures, and how far fifty stray from it (the worst of ten such
+    sets: 0.934, 0.975, 0.038)."""
+    found = agreement(detect(int8_model, engine), detect(float_model, REFERENCE))
+    assert found.overlaps.mean() >= 0.92
+    assert (found.overlaps >= 0.5).mean() >= 0.96
+    assert found.scores.mean() <= 0.05
