@@ -20,7 +20,9 @@ log = structlog.get_logger()
 
 _BATCHES = (4, 2)  # larger ones gained little more on the reference model, and hold more frames back
 _BATCH_MS = 40.0  # what inferring a batch may take: the first frame of it waits for the last
-_BATCH_GAIN = 0.95  # less than a twentieth is within what such a measurement wavers
+# What a frame inferred alone costs beside its inference and several share: messages, processes that wake, cold caches.
+# Measured with `sparsecam bench pipeline`, one by one and in fours: docs/performance.md.
+_SHARED_MS = 0.4
 
 
 @dataclass(frozen=True)
@@ -207,10 +209,18 @@ def _batch(trials: Trials, single: Verdict, full: Verdict) -> tuple[int, str]:
         each_ms = several.best_ms / size
         told = f"{size} at once take {each_ms:.2f} ms each, one alone {single.best_ms:.2f} ms"
         told += f" at {single.height}x{single.width}"
-        if wanted != "auto" or each_ms < _BATCH_GAIN * single.best_ms:
-            return size, told
+        if wanted != "auto" or batch_pays(size, each_ms, single.best_ms):
+            return size, told + (f", and share {_SHARED_MS:g} ms beside it" if each_ms > single.best_ms else "")
         reasons.append(told)
     return 1, "; ".join(reasons)
+
+
+def batch_pays(size: int, each_ms: float, alone_ms: float) -> bool:
+    """Whether `size` frames that take `each_ms` each cost less than one by one, all told.
+
+    An engine need not gain by it: the frames share what they cost beside it.
+    """
+    return each_ms + _SHARED_MS / size < alone_ms + _SHARED_MS
 
 
 def _rectangular(trials: Trials, full: Verdict) -> tuple[Verdict | None, str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from detector.choose import batch_pays
 from detector.detector import Detector
 from detector.errors import BadFrame
 from detector.settings import DetectorSettings
@@ -66,3 +67,21 @@ def test_a_bad_frame_in_a_batch_is_an_error_of_the_batch(
 def test_auto_says_what_it_measured(bright_box_model: Path, settings: Settings) -> None:
     told = Detector.load(settings(bright_box_model)).describe()
     assert told["batch"] in (1, 2, 4) and "one alone" in told["batch_because"]
+
+
+@pytest.mark.parametrize(
+    ("size", "each_ms", "alone_ms", "pays"),
+    [
+        (4, 1.80, 1.72, True),  # the reference model on a CPU whose pipeline made 548 FPS in fours and 488 one by one
+        (4, 3.20, 2.99, True),  # the same, square: 394 and 339
+        (4, 2.10, 1.72, False),
+        (2, 1.90, 1.72, True),
+        (2, 1.95, 1.72, False),  # two share less than four do
+        (4, 30.0, 30.0, True),
+        (4, 31.0, 30.0, False),  # what is shared weighs little beside a large model
+    ],
+)
+def test_a_batch_pays_where_it_saves_more_beside_the_engine_than_it_costs_in_it(
+    size: int, each_ms: float, alone_ms: float, pays: bool
+) -> None:
+    assert batch_pays(size, each_ms, alone_ms) is pays
