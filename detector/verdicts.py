@@ -20,8 +20,9 @@ from wire.messages import MALFORMED
 
 log = structlog.get_logger()
 
-# Rises when a trial asks more of a model than before, or engines get it in another form: old verdicts are not believed.
-_FORMAT = 7
+# Rises when a trial asks more of a model than before, takes time otherwise, or engines get another form of it: old
+# verdicts are not believed.
+_FORMAT = 8
 
 T = TypeVar("T", bound=msgspec.Struct)
 

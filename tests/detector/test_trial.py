@@ -15,12 +15,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 
 from detector import verdicts
 from detector.model import Model, read_model
-from detector.trial import Verdict, try_model
+from detector.trial import Verdict, timed, try_model
 
 
 def attempt(model: Model, engine: str, cache_dir: Path, **changes: Any) -> Verdict:
@@ -49,6 +50,20 @@ def test_a_good_model_is_accepted_with_its_head_and_speed(
     assert verdict.head.startswith("yolov5")
     assert verdict.outputs == [[1, 567, 7]]
     assert verdict.ms > 0
+
+
+def test_on_one_core_the_time_that_others_have_it_does_not_count() -> None:
+    class Waiting:
+        """Without the core for four milliseconds in each inference, as beside another program."""
+
+        def infer(self, _: Any) -> list[Any]:
+            time.sleep(0.004)
+            return []
+
+    engine: Any = Waiting()
+    picture = np.zeros(1)
+    assert timed(engine, picture, num_cores=1)[-1] < 4
+    assert timed(engine, picture, num_cores=2)[0] >= 4
 
 
 def test_an_engine_that_ends_its_process_is_a_verdict(
