@@ -29,7 +29,6 @@ def test_a_video_is_annotated_whole(sparsecam: Run, folder: Path, moving_light: 
     done = sparsecam(
         *("annotate", str(bright_box_model), "--source", str(moving_light), "--output", str(output), "--json"),
         *("--engine", "onnxruntime", "--num-cores", "1", "--conf-thres", "0.5", "--image-shape", "192", "320"),
-        env={"XDG_CACHE_HOME": str(folder)},
     )
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
@@ -57,7 +56,6 @@ def test_a_folder_keeps_its_names_and_leaves_out_what_is_broken(
     (source / "a3.png").write_bytes(b"not a picture")
     done = sparsecam(
         *("annotate", str(bright_box_model), "-s", str(source), "-o", str(folder / "out"), "-e", "onnxruntime"),
-        env={"XDG_CACHE_HOME": str(folder)},
     )
     assert done.returncode == 0, done.stderr
     assert sorted(path.name for path in (folder / "out").iterdir()) == ["a10.png", "a2.png"]

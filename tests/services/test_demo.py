@@ -38,7 +38,7 @@ def test_a_file_is_detected_whole_and_raises_alerts(
 ) -> None:
     done = sparsecam(
         *("demo", "--source", str(moving_light), "--model", str(bright_box_model), "--json"),
-        env={"XDG_CACHE_HOME": str(folder), "SPARSECAM__DETECTOR__WORKERS": "1", "REDIS_URL": "redis://127.0.0.1:1"},
+        env={"SPARSECAM__DETECTOR__WORKERS": "1", "REDIS_URL": "redis://127.0.0.1:1"},
     )
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)
@@ -84,7 +84,7 @@ def test_the_streets_model_is_found_and_raises_alerts_of_its_classes(
     add(folder / "models", data, card)
     done = sparsecam(
         *("demo", "--seconds", "3", "--json"),
-        env={"XDG_CACHE_HOME": str(folder), "SPARSECAM__DETECTOR__WORKERS": "1"},
+        env={"SPARSECAM__DETECTOR__WORKERS": "1"},
     )
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)
@@ -163,7 +163,7 @@ def test_the_reference_model_is_known_by_its_content(sparsecam: Run, folder: Pat
     copy.write_bytes(model.read_bytes())
     done = sparsecam(
         *("demo", "--source", str(video), "--model", str(copy), "--json", "--seconds", "1"),
-        env={"XDG_CACHE_HOME": str(folder), "SPARSECAM__DETECTOR__ENGINE": "onnxruntime"},
+        env={"SPARSECAM__DETECTOR__ENGINE": "onnxruntime"},
     )
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)

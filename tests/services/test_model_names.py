@@ -92,7 +92,7 @@ def test_check_and_doctor_say_which_models_there_are(named: Path, config_file: P
 def test_annotate_replay_and_bench_take_a_name(
     named: Path, config_file: Path, moving_light: Path, sparsecam: Run, folder: Path
 ) -> None:
-    env = {"XDG_CACHE_HOME": str(folder), "SPARSECAM__DETECTOR__ENGINE": "onnxruntime"}
+    env = {"SPARSECAM__DETECTOR__ENGINE": "onnxruntime"}
     engine = ("--engine", "onnxruntime")
     done = sparsecam("annotate", "bright", "--source", str(moving_light), *engine, "--json", env=env)
     assert (done.returncode, json.loads(done.stdout)["model"]) == (0, "bright.onnx"), done.stderr

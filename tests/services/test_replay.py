@@ -79,7 +79,7 @@ def test_a_video_gives_the_same_alerts_and_picture_byte_for_byte(
 ) -> None:
     def play(*options: str) -> subprocess.CompletedProcess[str]:
         command = ("replay", f"yard={moving_light}", "-m", str(bright_box_model), "--timeline", "t.png", *options)
-        done = sparsecam(*command, env={"XDG_CACHE_HOME": str(folder)})
+        done = sparsecam(*command)
         assert done.returncode == 0, done.stderr
         return done
 
@@ -214,7 +214,7 @@ def test_the_start_decides_what_a_schedule_arms(
 
     def play(start: str) -> subprocess.CompletedProcess[str]:
         arguments = ("replay", str(moving_light), "-m", str(bright_box_model), "--start", start)
-        return sparsecam(*arguments, env={"XDG_CACHE_HOME": str(folder)})
+        return sparsecam(*arguments)
 
     night = play("2026-07-01T23:00:00+02:00").stdout
     assert "yard  night: 1 incident\n" in night
@@ -227,7 +227,7 @@ def test_clips_of_one_camera_follow_one_another(
     sparsecam: Run, folder: Path, config: Path, moving_light: Path, bright_box_model: Path
 ) -> None:
     arguments = [f"yard={moving_light}", f"yard={moving_light}", f"door={moving_light}"]
-    done = sparsecam("replay", *arguments, "-m", str(bright_box_model), "--json", env={"XDG_CACHE_HOME": str(folder)})
+    done = sparsecam("replay", *arguments, "-m", str(bright_box_model), "--json")
     opened = [one for one in alerts_of(done) if one["event"] == "opened" and one["rule"] == "on-the-right"]
     assert next(one["session"] for one in opened if one["camera"] == "yard") == "replay-1"
     last = max(str(one["event_time"]) for one in alerts_of(done) if one["camera"] == "yard")
@@ -258,9 +258,7 @@ def test_what_cannot_be_replayed_is_said_in_words(
     config: Path,
     moving_light: Path,
     bright_box_model: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
     done = invoke("replay", *(str(bright_box_model) if one == "MODEL" else one for one in arguments))
     assert done.returncode not in (0, 70)
     assert words in done.stderr
@@ -275,9 +273,8 @@ def test_an_empty_recording_is_said_to_be_empty(invoke: Run, folder: Path, confi
 
 
 def test_a_class_that_the_model_lacks_is_refused_at_its_line(
-    invoke: Run, folder: Path, config: Path, moving_light: Path, bright_box_model: Path, monkeypatch: pytest.MonkeyPatch
+    invoke: Run, folder: Path, config: Path, moving_light: Path, bright_box_model: Path
 ) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
     config.write_text("cameras: {yard: {source: light.mp4}}\nrules:\n  any: {labels: [brihgt]}\n")
     done = invoke("replay", "light.mp4", "-m", str(bright_box_model), "-e", "onnxruntime")
     assert done.returncode == 78
@@ -295,7 +292,6 @@ def test_the_example_finds_real_people(sparsecam: Run, folder: Path, shared: Pat
     example = Path(__file__).resolve().parents[2] / "docs" / "examples" / "replay.yaml"
     done = sparsecam(
         *("replay", "one-by-one-person.mp4", "-c", str(example), "-m", str(weights), "-e", "torch", "--json"),
-        env={"XDG_CACHE_HOME": str(folder)},
     )
     opened = [one for one in alerts_of(done) if one["event"] == "opened"]
     assert sorted(str(one["rule"]) for one in opened) == ["person-crosses", "person-in-picture", "person-in-the-middle"]
