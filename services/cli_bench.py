@@ -46,7 +46,10 @@ def register(app: typer.Typer, in_words: InWords) -> None:
     def engine(
         *,
         model: Annotated[Path, typer.Argument(metavar="MODEL", help=MODEL_HELP)],
-        name: Annotated[str, typer.Option("--engine", "-e", help="One engine, or all that are installed.")] = "all",
+        names: Annotated[
+            Optional[list[str]],  # noqa: UP045
+            typer.Option("--engine", "-e", help="An engine; may be repeated. Default: all that are installed."),
+        ] = None,
         num_cores: Annotated[
             Optional[int],  # noqa: UP045
             typer.Option("--num-cores", min=1, help="Cores a stream. Default: all for sync, one for async."),
@@ -79,7 +82,7 @@ def register(app: typer.Typer, in_words: InWords) -> None:
             from services.model_names import model_file
 
             job = command.Job(
-                model_file(model), name, num_cores, batch, image_shape, scenario.value, streams, seconds, warmup
+                model_file(model), names or [], num_cores, batch, image_shape, scenario.value, streams, seconds, warmup
             )
             raise typer.Exit(command.bench_engine(job, as_json=as_json))
 

@@ -50,8 +50,11 @@ def register(app: typer.Typer, in_words: InWords) -> None:
             str, typer.Option("--licence", help="Of the weights, such as AGPL-3.0. Default: the checkpoint's own.")
         ] = "",
         engine: Annotated[
-            str, typer.Option("--engine", "-e", help="Measure on this engine, or all that are installed, or none.")
-        ] = "all",
+            Optional[list[str]],  # noqa: UP045
+            typer.Option(
+                "--engine", "-e", help="Measure on it; may be repeated; none: do not. Default: all that are installed."
+            ),
+        ] = None,
         as_json: JsonOption = False,
     ) -> None:
         """Write a trained network as the ONNX file that workers load; prints sparsity, size, speed against dense.
@@ -62,7 +65,7 @@ def register(app: typer.Typer, in_words: InWords) -> None:
         with in_words():
             from services.commands import export as command
 
-            job = command.Job(checkpoint, out, img, batch, dynamic, compress, licence, engine)
+            job = command.Job(checkpoint, out, img, batch, dynamic, compress, licence, engine or [])
             raise typer.Exit(command.export(job, as_json=as_json))
 
     @app.command("val")
@@ -72,8 +75,11 @@ def register(app: typer.Typer, in_words: InWords) -> None:
         data: Annotated[Path, typer.Option("--data", help="data.yaml of the data set (YOLO's format), or its folder.")],
         task: Annotated[Task, typer.Option("--task", help="Which pictures of the data set.")] = Task.val,
         engine: Annotated[
-            str, typer.Option("--engine", "-e", help="Of ONNX files: one engine, or all that are installed.")
-        ] = "all",
+            Optional[list[str]],  # noqa: UP045
+            typer.Option(
+                "--engine", "-e", help="For ONNX files; may be repeated. Default: all that are installed."
+            ),
+        ] = None,
         img: SizeOption = None,
         batch_size: Annotated[int, typer.Option("--batch-size", min=1, max=32, help="Pictures at once.")] = 1,
         square: Annotated[
@@ -97,5 +103,7 @@ def register(app: typer.Typer, in_words: InWords) -> None:
         with in_words():
             from services.commands import val as command
 
-            job = command.Job(models, data, task.value, engine, img, batch_size, square, aspect, num_cores, verbose)
+            job = command.Job(
+                models, data, task.value, engine or [], img, batch_size, square, aspect, num_cores, verbose
+            )
             raise typer.Exit(command.val(job, as_json=as_json))

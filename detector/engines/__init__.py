@@ -12,6 +12,7 @@ import importlib.metadata
 import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
@@ -117,6 +118,15 @@ def candidates(wanted: str, reads: ModelFormat, model: str) -> list[str]:
     if wanted != "auto":
         engine_class(wanted)
     return list(have) if wanted == "auto" else [wanted]
+
+
+def asked_for(names: Sequence[str], reads: ModelFormat, model: str) -> list[str]:
+    """The engines that a command line names, each once and in its order; `all` or no name: all installed.
+
+    Raises as `candidates` does.
+    """
+    wanted = [candidates("auto" if name == "all" else name, reads, model) for name in names or ("all",)]
+    return list(dict.fromkeys(chain.from_iterable(wanted)))
 
 
 def engine_class(name: str) -> type[Engine]:

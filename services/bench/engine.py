@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +19,7 @@ from rich.table import Table
 
 from detector.choose import full_shape
 from detector.cores import Topology, topology
-from detector.engines import candidates
+from detector.engines import asked_for
 from detector.model import Model, read_model
 from detector.settings import DetectorSettings
 from services.bench.bare import BareWorkers, placements
@@ -36,7 +37,7 @@ class Job:
     """What to measure."""
 
     model: Path
-    engine: str  # a name, or "all" installed ones
+    engines: Sequence[str]  # names, or "all" installed ones; none: all
     num_cores: int | None  # of one stream; None: all for sync, one for async
     batch: int
     image_shape: tuple[int, int] | None
@@ -68,7 +69,7 @@ def bench_engine(job: Job, *, as_json: bool) -> int:
     settings = DetectorSettings.model_validate({"model": str(job.model), "image_shape": job.image_shape})
     height, width = full_shape(model, settings)
     num_cores, streams = layout(job, topology())
-    names = candidates("auto" if job.engine == "all" else job.engine, model.format, model.name)
+    names = asked_for(job.engines, model.format, model.name)
     rows = []
     with steps(len(names)) as bar:
         for name in names:

@@ -35,7 +35,7 @@ class Job:
     dynamic: bool
     compress: bool
     licence: str
-    engine: str  # to measure on: a name, `all` or `none`
+    engines: Sequence[str]  # to measure on: names, `all` or `none`; none given: all
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def export(job: Job, *, as_json: bool) -> int:
     """Write the file and print what it is; 0 when done, 1 when it is refused."""
     console = Console(stderr=True)
     try:
-        names = _engines(job.engine)
+        names = _engines(job.engines)
         with console.status("exporting") as status:
             report = _export(job, names, status.update)
     except (TrainerError, DetectorError, OSError) as error:
@@ -83,12 +83,12 @@ def export(job: Job, *, as_json: bool) -> int:
     return 0
 
 
-def _engines(wanted: str) -> list[str]:
+def _engines(wanted: Sequence[str]) -> list[str]:
     """Engines to measure on; raises EngineUnavailable or EngineRefused for one that cannot."""
     engines.engine_class("torch")  # says in words that it is missing
-    if wanted == "none":
+    if list(wanted) == ["none"]:
         return []
-    return engines.candidates("auto" if wanted == "all" else wanted, "onnx", "the exported model")
+    return engines.asked_for(wanted, "onnx", "the exported model")
 
 
 def _export(job: Job, names: Sequence[str], progress: Callable[[str], None]) -> Report:

@@ -37,7 +37,7 @@ class Job:
     models: Sequence[Path]
     data: Path
     task: str  # train, val or test
-    engine: str  # a name, or `all`
+    engines: Sequence[str]  # names, or `all`; none: all
     image_size: tuple[int, int] | None
     batch_size: int
     square: bool
@@ -54,7 +54,7 @@ def val(job: Job, *, as_json: bool) -> int:
     try:
         config = read_data(job.data)
         question = _question(job, config)
-        turns = [(model, engine) for model in job.models for engine in _engines(model, job.engine)]
+        turns = [(model, engine) for model in job.models for engine in _engines(model, job.engines)]
     except (TrainerError, DetectorError) as error:
         console.print(f"not scored: {error}", style="red", markup=False, soft_wrap=True)
         return 1
@@ -97,12 +97,12 @@ def _question(job: Job, config: DataConfig) -> Question:
     )
 
 
-def _engines(path: Path, wanted: str) -> list[str]:
+def _engines(path: Path, wanted: Sequence[str]) -> list[str]:
     """Engines for one file; a checkpoint has but one. Raises DetectorError."""
     model = read_model(path)
     if model.format == "checkpoint":
-        wanted = "torch"
-    return engines.candidates("auto" if wanted == "all" else wanted, model.format, model.name)
+        wanted = ["torch"]
+    return engines.asked_for(wanted, model.format, model.name)
 
 
 def _plain(answer: Answer) -> dict[str, Any]:

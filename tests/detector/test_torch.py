@@ -80,6 +80,7 @@ def test_auto_never_tries_torch_on_onnx() -> None:
     have = engines.installed()
     assert engines.candidates("auto", "onnx", "m.onnx") == [name for name in have if name != "torch"]
     assert engines.candidates("auto", "checkpoint", "m.pt") == ["torch"]
+    assert engines.asked_for([], "checkpoint", "m.pt") == engines.asked_for(["all", "torch"], "checkpoint", "m.pt")
 
 
 @pytest.mark.parametrize("engine", ["deepsparse", "openvino", "onnxruntime"])

@@ -64,6 +64,16 @@ def test_every_engine_has_a_line_and_the_gap_is_shown(invoke: Sparsecam, bright_
     assert "1.0000" not in done.stdout
 
 
+def test_engines_that_are_named_have_their_lines_in_that_order(
+    invoke: Sparsecam, bright_box_model: Path, data: Path
+) -> None:
+    wanted = ["openvino", "onnxruntime", "openvino"]
+    asked = [part for name in wanted for part in ("--engine", name)]
+    done = invoke("val", str(bright_box_model), "--data", str(data), *asked, "--json")
+    assert done.returncode == 0, done.stderr
+    assert [row["engine"] for row in json.loads(done.stdout)["scores"]] == ["openvino", "onnxruntime"]
+
+
 def test_classes_are_taken_by_name_where_their_number_differs(
     invoke: Sparsecam, graphs: ModuleType, data: Path, tmp_path: Path
 ) -> None:
