@@ -35,7 +35,9 @@ def register(app: typer.Typer, in_words: InWords) -> None:
     @app.command("export")
     def export(
         *,
-        checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="Weights of a training (.pt).")],
+        checkpoint: Annotated[
+            Path, typer.Argument(metavar="CHECKPOINT", help="Weights of a training (.pt), or an ONNX export of ours.")
+        ],
         out: Annotated[
             Optional[Path],  # noqa: UP045
             typer.Option("--out", "-o", help="The ONNX file. Default: beside the checkpoint, under its name."),
@@ -61,6 +63,7 @@ def register(app: typer.Typer, in_words: InWords) -> None:
 
         The file takes bytes and runs at any size that is a multiple of 32, on every engine. It says its class names,
         size, anchors, data set, recipe and scores. Nothing is written that does not say what the network says.
+        From an INT8 export it makes the same network in floats, such as a baseline whose checkpoint is gone.
         """
         with in_words():
             from services.commands import export as command

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from trainer.from_onnx import parse_onnx
 from trainer.unpickle import unpickle
 
 # The scores a training leaves a row, and what the metadata call them.
@@ -22,6 +23,8 @@ _SCORES = {
     "metrics/mAP_0.5": "map50",
     "metrics/mAP_0.5:0.95": "map50_95",
 }
+
+_EPOCH_DIGITS = 9  # anybody may have written the file; nobody trains so long
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,9 @@ class Facts:
 
 
 def read_facts(data: bytes, name: str) -> Facts:
-    """The facts of a checkpoint of ours; public ones have none. Raises CheckpointError for what is no checkpoint."""
+    """The facts of a checkpoint or an export of ours; public ones have none. Raises CheckpointError."""
+    if name.endswith(".onnx"):
+        return _of_export(data, name)
     saved = unpickle(data, name)
     if not isinstance(saved, dict):
         return Facts()
@@ -49,6 +54,18 @@ def read_facts(data: bytes, name: str) -> Facts:
         epochs=epoch if isinstance(epoch, int) and epoch >= 0 else None,
         scores=_scores(saved.get("results")),
         licence=_text(saved.get("licence")),
+    )
+
+
+def _of_export(data: bytes, name: str) -> Facts:
+    """Without its scores: they are those of the network with its integers, and it is read back in floats."""
+    told = {entry.key: entry.value for entry in parse_onnx(data, name).metadata_props}
+    epochs = told.get("epochs", "")
+    return Facts(
+        dataset=told.get("dataset", ""),
+        recipe=told.get("recipe", ""),
+        epochs=int(epochs) if epochs.isdecimal() and len(epochs) <= _EPOCH_DIGITS else None,
+        licence=told.get("license", ""),
     )
 
 

@@ -33,11 +33,7 @@ _EXPECTED = (
 
 def read_onnx(data: bytes, name: str) -> Checkpoint:
     """Understand the bytes of an ONNX export of ours, quantised or not; raises CheckpointError."""
-    try:
-        proto = onnx.load_model_from_string(data)
-    # The last two as protobuf in Python alone raises them: names that are no text, parts too deep in parts.
-    except (DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise CheckpointError(f"{name}: no ONNX file: {error}") from error
+    proto = parse_onnx(data, name)
     facts = {entry.key: entry.value for entry in proto.metadata_props}
     changed = {node.op_type for node in proto.graph.node} & {"HardSigmoid", "HardSwish"}
     if changed:  # forms that engines want: without Clip its activation would be taken for SiLU
@@ -62,6 +58,15 @@ def read_onnx(data: bytes, name: str) -> Checkpoint:
         image_size=(int(height), int(width)),
         folded=True,
     )
+
+
+def parse_onnx(data: bytes, name: str) -> ModelProto:
+    """The bytes as a graph, whoever wrote it; raises CheckpointError."""
+    try:
+        return onnx.load_model_from_string(data)
+    # The last two as protobuf in Python alone raises them: names that are no text, parts too deep in parts.
+    except (DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise CheckpointError(f"{name}: no ONNX file: {error}") from error
 
 
 @torch.no_grad()
@@ -121,6 +126,9 @@ class _Graph:
         self._input = proto.graph.input[0].name if proto.graph.input else ""
         self._nodes = list(proto.graph.node)
         self._constants = {one.name: one for one in proto.graph.initializer}
+        for node in self._nodes:  # PyTorch writes equal constants once: the biases of a network that is not trained yet
+            if node.op_type == "Identity" and node.input[0] in self._constants:
+                self._constants[node.output[0]] = self._constants[node.input[0]]
         self._makers = {output: node for node in self._nodes for output in node.output}
         self._takers: dict[str, NodeProto] = {}
         for node in self._nodes:

@@ -95,12 +95,14 @@ def _export(job: Job, names: Sequence[str], progress: Callable[[str], None]) -> 
     from trainer.export import export_checkpoint, export_dense_twin
     from trainer.facts import read_facts
 
+    out = job.out or job.checkpoint.with_suffix(".onnx")
+    if out.resolve() == job.checkpoint.resolve():
+        raise ModelError(f"{out}: would be written over what is exported; name another file with --out")
     data, name = _read(job.checkpoint), job.checkpoint.name
     facts = read_facts(data, name)
     if job.licence:
         facts = replace(facts, licence=job.licence)
     exported = export_checkpoint(data, name, facts, image_size=job.image_size, batch=job.batch, dynamic=job.dynamic)
-    out = job.out or job.checkpoint.with_suffix(".onnx")
     compressed = exported.compressed()
     _write(out, exported.onnx)
     if job.compress:
@@ -141,7 +143,7 @@ def _read(path: Path) -> bytes:
             raise ModelError(f"{path}: {size} bytes is more than the {MAX_MODEL_BYTES} a checkpoint may have")
         return path.read_bytes()
     except OSError as error:
-        raise ModelError(f"{path}: cannot be read: {error.strerror}; expected a checkpoint (.pt)") from error
+        raise ModelError(f"{path}: cannot be read: {error.strerror}; expected a checkpoint or an export") from error
 
 
 def _write(target: Path, data: bytes) -> None:

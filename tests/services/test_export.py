@@ -116,3 +116,18 @@ def test_what_cannot_be_exported_is_refused_in_words(
     assert done.returncode == 1
     assert words in " ".join(done.stderr.split())
     assert not list(tmp_path.glob("*.onnx"))
+
+
+def test_an_export_can_be_exported_again_beside_itself(invoke: Sparsecam, exported: Path, tmp_path: Path) -> None:
+    done = invoke("export", str(exported), "--engine", "none")
+    assert done.returncode == 1
+    assert "would be written over what is exported; name another file with --out" in " ".join(done.stderr.split())
+    again = tmp_path / "again.onnx"
+    done = invoke("export", str(exported), "--out", str(again), "--engine", "none", "--licence", "MIT")
+    assert done.returncode == 0, done.stderr
+    first, second = read_model(exported), read_model(again)
+    assert (second.labels, second.image_size) == (first.labels, first.image_size)
+    noise = np.random.default_rng(0).integers(0, 256, (1, 3, 96, 96), dtype=np.uint8)
+    engine = engines.engine_class("onnxruntime")
+    rows = [engine.load(model.with_shape(1, 96, 96), 1).infer(noise)[0] for model in (first, second)]
+    np.testing.assert_allclose(*rows, rtol=1e-3, atol=1e-3)

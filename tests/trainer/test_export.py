@@ -154,6 +154,8 @@ def test_a_checkpoint_of_ours_brings_its_facts() -> None:
     assert max(apart(form.onnx, network(), noise(1, 3, 64, 96))) < 1e-3
     told = {entry.key: entry.value for entry in proto_of(form).metadata_props}
     assert ast.literal_eval(told["names"]) == {0: "class0", 1: "class1"}
+    # The scores are not told of what is read back: they are the written file's.
+    assert read_facts(form.onnx, "m.onnx") == Facts("abc", "yolov5.pruned.md", 2, {}, "CC0-1.0")
 
 
 def test_a_checkpoint_that_is_only_weights_has_no_facts() -> None:
