@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from trainer import anchors
+from trainer.checkpoint import Checkpoint
 from trainer.data.config import DataConfig, digest, read_data
 from trainer.data.dataset import TrainSet, ValSet
 from trainer.data.pictures import CACHE_BYTES, Pictures, open_pictures
@@ -27,7 +28,7 @@ from trainer.from_onnx import unfold
 from trainer.hyp import Hyp, read_hyp
 from trainer.layers import Activation
 from trainer.loss import Loss
-from trainer.model import YoloV5
+from trainer.model import SIZES, YoloV5
 from trainer.network import head_of, load_checkpoint, set_anchors, start_network
 from trainer.optimizer import Schedule, accumulate, make_optimizer
 from trainer.outputs import Outputs
@@ -91,7 +92,7 @@ def _prepare(begun: _Begun, place: Place, config: DataConfig, say: Say) -> Job:
     settings, hyp, saved = begun.settings, begun.hyp, begun.saved
     train_pictures = _pictures(config, "train", settings)
     val_pictures = _pictures(config, "val", settings) if place.first else None
-    network, activation, size, source = start_network(settings, len(config.names))
+    network, activation, size, source = _network(begun, len(config.names))
     if saved is None and source is not None:
         say(f"weights of {source.name}")
     if saved is None:
@@ -103,6 +104,8 @@ def _prepare(begun: _Begun, place: Place, config: DataConfig, say: Say) -> Job:
     train_set = TrainSet(train_pictures, hyp, settings.img, settings.seed)
     if saved is None and source is not None and source.folded:
         unfold(network, _first_batches(train_set, progress.batch_size, place))
+    if saved is not None:
+        _rebuild(network, begun)  # before its teacher is looked at: its anchors may be of its own making
     batches = math.ceil(math.ceil(len(train_set) / place.world) / progress.batch_size)
     distillation = _distillation(network, size, begun, place, say)
     run = _run(network, begun, progress, place, batches, distillation=distillation)
@@ -112,6 +115,18 @@ def _prepare(begun: _Begun, place: Place, config: DataConfig, say: Say) -> Job:
         outputs.data(train_pictures)
     val_set = ValSet(val_pictures, batch_size=progress.batch_size) if val_pictures is not None else None
     return Job(settings, config.names, run, train_set, val_set, begun.folder, facts, outputs)
+
+
+def _network(begun: _Begun, classes: int) -> tuple[YoloV5, Activation, str, Checkpoint | None]:
+    """(network, activation, size, what it began from). One that goes on needs nothing but its own checkpoint."""
+    if begun.saved is None:
+        return start_network(begun.settings, classes)
+    try:
+        size, activation = begun.saved.facts["size"], begun.saved.facts["activation"]
+        torch.manual_seed(begun.settings.seed)
+        return YoloV5(SIZES[size], classes, activation=activation), activation, size, None
+    except KeyError as error:
+        raise CheckpointError(f"{begun.folder.last}: does not say which network it is of: {error}") from error
 
 
 def _pictures(config: DataConfig, split: str, settings: TrainSettings) -> Pictures:
@@ -181,8 +196,6 @@ def _run(
     distillation: Distillation | None,
 ) -> Run:
     settings, hyp = begun.settings, begun.hyp
-    if begun.saved is not None:
-        _rebuild(network, begun)
     optimizer = make_optimizer(network, settings.optimizer, hyp, progress.batch_size * place.world)
     if begun.saved is not None:
         optimizer.load_state_dict(begun.saved.optimizer or {})

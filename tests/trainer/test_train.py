@@ -178,6 +178,28 @@ def test_a_training_begins_with_an_export_as_good_as_the_network_was(data: Path)
     assert run(job).epochs == 1
 
 
+def test_a_taught_training_goes_on_with_anchors_made_for_its_data_and_without_the_weights_it_began_with(
+    data: Path,
+) -> None:
+    begun = run(prepare_new(asked(data, epochs=1, name="begun"), Quiet().say)).best
+    sides = np.random.default_rng(0).uniform((0.5, 0.03), (0.9, 0.05), (99, 2))  # of a bar that COCO's anchors miss
+    for label, (width, height) in zip(sorted(data.parent.glob("*/labels/*.txt")), sides, strict=False):
+        label.write_text(f"0 0.5 0.5 {width:.4f} {height:.4f}\n")
+    watch = Quiet()
+    teacher = run(prepare_new(asked(data, epochs=1, name="teacher"), watch.say)).best
+    job = prepare_new(asked(data, name="taught", weights=begun, teacher=teacher), watch.say)
+    assert sum("new ones" in said for said in watch.said) == 2
+
+    class Dies(Quiet):
+        def epoch_ended(self, row: dict[str, float]) -> None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(job, network_postprocess(2), Dies())
+    begun.unlink()
+    assert run(prepare_resumed(job.folder.path, Quiet().say)).epochs == 3
+
+
 def test_another_teacher_than_before_is_refused(data: Path) -> None:
     teacher = run(prepare_new(asked(data, epochs=1, name="teacher"), Quiet().say))
     taught = run(prepare_new(asked(data, epochs=1, name="taught", teacher=teacher.best), Quiet().say))
