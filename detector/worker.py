@@ -109,6 +109,11 @@ class Worker:
         """The pictures that ingest is asked for."""
         return self._source.spec
 
+    @property
+    def capacity(self) -> int:
+        """How many frames it holds at most."""
+        return self._source.capacity
+
     def change(self, detector: Detector) -> None:
         """Use another detector from the next frame on, and count anew. May be called by any thread.
 

@@ -9,17 +9,19 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from collections.abc import Iterable
 
 import redis
 import structlog
 
 from detector.detector import Detector
-from detector.errors import DetectorError
+from detector.errors import DetectorError, ModelError
 from detector.swap import Beside, load_deployed
 from detector.worker import Worker
 from services.config import Config
 from services.model_names import detector_settings
 from services.rollout import advance
+from trainer.errors import RegistryError
 from wire.deployment import (
     FRESH_S,
     Deployment,
@@ -34,7 +36,7 @@ from wire.deployment import (
     report,
 )
 from wire.logs import redact
-from wire.messages import WireError
+from wire.messages import FrameHeader, WireError
 from wire.redis_link import Link, RedisAway, RedisUrlError, connect
 
 log = structlog.get_logger()
@@ -57,17 +59,27 @@ def first_detector(config: Config) -> tuple[Detector, str]:
     """The detector that a worker begins with, and its key: the deployed model's, else the config's own.
 
     A deployed model that cannot be loaded is an error in the log; detecting with the config's own is better than not
-    at all. Raises what `Detector.load` raises for that one.
+    at all. Raises what `Detector.load` raises for that one, and RegistryError.
     """
-    settings = detector_settings(config)
     deployed = _deployed(config)
     if deployed is not None:
-        log.info("deployed model in the place of detector.model", model=deployed.name, configured=settings.model)
+        log.info("deployed model in the place of detector.model", model=deployed.name, configured=config.detector.model)
         try:
-            return load_deployed(settings, deployed, settings.cores_per_worker), deployed.sha256
+            return _load(config, deployed), deployed.sha256
         except DetectorError as error:
             log.error("the deployed model cannot be loaded; beginning with detector.model", error=str(error))
+    settings = detector_settings(config)
     return Detector.load(settings, settings.cores_per_worker), ""
+
+
+def _load(config: Config, wanted: ModelRef | None, sources: Iterable[FrameHeader] = ()) -> Detector:
+    """See `load_deployed`. The config's own model may have left the registry while it ran: only going back to it
+    (`wanted` None) asks for it, and is then a ModelError."""
+    try:
+        settings = config.detector if wanted is not None else detector_settings(config)
+    except RegistryError as error:
+        raise ModelError(str(error)) from error
+    return load_deployed(settings, wanted, settings.cores_per_worker, sources)
 
 
 def _deployed(config: Config) -> ModelRef | None:
@@ -125,6 +137,9 @@ class Follower:
                 if self._link is not None:
                     log.info("deployments are not followed for now", reason=redact(str(error)))
                 self._drop_link()
+                wait_s = AWAY_S
+            except Exception:  # a worker that no longer follows is taken for dead, and every deployment then fails
+                log.exception("unexpected error while following deployments")
                 wait_s = AWAY_S
         if self._link is not None:
             try:
@@ -188,10 +203,10 @@ class Follower:
             return
         if self._beside.loading or self._failed_lately(deployment, key):
             return
-        settings, sources = detector_settings(self._config), list(self._worker.sources.values())
+        sources = list(self._worker.sources.values())
         self._before = self._worker.tally.copy()
-        log.info("loading a model beside", model=wanted.name if wanted else settings.model)
-        self._beside.start(key, lambda: load_deployed(settings, wanted, settings.cores_per_worker, sources))
+        log.info("loading a model beside", model=wanted.name if wanted else self._config.detector.model)
+        self._beside.start(key, lambda: _load(self._config, wanted, sources))
 
     def _failed_lately(self, deployment: Deployment, key: str) -> bool:
         if self._failed is None or self._failed[:2] != (deployment.id, key):
@@ -232,8 +247,10 @@ class Follower:
         self._kept.clear()
         self._worker.settle()
         detector = self._worker.detector
-        if self._worker.asked_for != detector.spec:
-            self._worker.announce(capacity(self._config, detector))
+        wanted = capacity(self._config, detector)
+        # Models of one input differ in what they hold: more than a batch and the next would only grow old here.
+        if (self._worker.asked_for, self._worker.capacity) != (detector.spec, wanted):
+            self._worker.announce(wanted)
 
     def _report(self, now_us: int, deployment: Deployment | None) -> WorkerReport:
         model = self._worker.detector.model

@@ -194,6 +194,11 @@ class WorkSource:
         """The picture that ingest is asked for."""
         return self._spec
 
+    @property
+    def capacity(self) -> int:
+        """Frames that this worker asks for at once."""
+        return self._capacity
+
     def announce(self, spec: InputSpec, capacity: int) -> None:
         """Ask for other pictures from now on. Belongs to the thread of `next`; frames on their way are as they were."""
         self._spec, self._capacity = spec, capacity
