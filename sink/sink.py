@@ -208,10 +208,12 @@ class Sink:
             if writer not in ("", self._leases.owner):  # another had it, and went on from what it found
                 self._forget(camera)
                 self._adopt(link, camera)
-        for camera in changes.gained:
+        # Not only what was gained now: the connection may have been lost amid an earlier round's.
+        taken = sorted(self._leases.owned - self._cameras.keys())
+        for camera in taken:
             self._adopt(link, camera)
-        if changes.gained:
-            log.info("cameras taken", cameras=changes.gained, sinks=self._leases.sinks)
+        if taken:
+            log.info("cameras taken", cameras=taken, sinks=self._leases.sinks)
         if changes.surplus:
             self._release(link, changes.surplus)
         self._find_stray_entries(link)
