@@ -88,7 +88,7 @@ class Trials:
 
     def _class_count(self) -> int | None:
         names = self.settings.labels
-        if names is None or isinstance(names, dict):  # numbers and names: perhaps of some of the classes only
+        if not names or isinstance(names, dict):  # numbers and names: perhaps of some of the classes only
             names = self.model.labels
         return len(names) if names else None
 

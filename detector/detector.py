@@ -33,6 +33,7 @@ log = structlog.get_logger()
 # A shape that was refused for want of time, memory or disk is tried again after this, or after so many times what the
 # trial took, twice as long each time: no worker spends more than a twentieth of its time on what it cannot run.
 PASSING_S, PASSING_TIMES = 60.0, 20.0
+COMPILED_AGAIN_S = 60.0  # after a shape was compiled again health tells of it for so long: longer than most turns take
 _WARM_UP_RUNS = 3  # the first inferences touch fresh memory and are slower
 
 
@@ -85,6 +86,8 @@ class Detector:
         self._compiled: OrderedDict[tuple[int, int], _Shape] = OrderedDict()
         self._refused: dict[tuple[int, int], tuple[str, float]] = {}  # why, and until when (monotonic)
         self._retries: Counter[tuple[int, int]] = Counter()
+        self._dropped: set[tuple[int, int]] = set()  # shapes that were compiled once and had to make room
+        self._compiled_again_s = -math.inf
 
     @classmethod
     def load(cls, settings: DetectorSettings, num_cores: int | None = None) -> Detector:
@@ -218,9 +221,14 @@ class Detector:
             self._refused[shape] = str(error), math.inf if error.lasting else self._retry_s(shape, began_s)
             raise
         self._compiled[shape] = compiled
+        if shape in self._dropped:
+            if math.isinf(self._compiled_again_s):
+                log.warning("shapes are compiled again and again, and frames wait for it", mend=self._too_few_shapes())
+            self._compiled_again_s = time.monotonic()
         while len(self._compiled) > self._settings.shapes_cached:
-            (gone_height, gone_width), _ = self._compiled.popitem(last=False)
-            log.info("compiled shape dropped for another", height=gone_height, width=gone_width)
+            gone, _ = self._compiled.popitem(last=False)
+            self._dropped.add(gone)
+            log.info("compiled shape dropped for another", height=gone[0], width=gone[1])
         return compiled
 
     def _retry_s(self, shape: tuple[int, int], began_s: float) -> float:
@@ -231,9 +239,16 @@ class Detector:
 
     @property
     def refusal(self) -> str:
-        """Why frames of some shape are not detected now; empty where all are. May be read by any thread."""
+        """Why frames of some shape are not detected now, or late; empty where all are. May be read by any thread."""
         now_s = time.monotonic()
-        return next((why for why, until_s in list(self._refused.values()) if now_s < until_s), "")
+        late = self._too_few_shapes() if now_s - self._compiled_again_s < COMPILED_AGAIN_S else ""
+        return next((why for why, until_s in list(self._refused.values()) if now_s < until_s), late)
+
+    def _too_few_shapes(self) -> str:
+        return (
+            f"pictures come in more shapes than the {self._settings.shapes_cached} of detector.shapes_cached, and "
+            "frames wait while one is compiled again: raise it"
+        )
 
     def _check_shape(self, height: int, width: int) -> None:
         spec = self.spec

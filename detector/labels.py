@@ -21,9 +21,9 @@ def name_classes(
     more names are configured than the head has classes: they would be the names of another model.
     """
     names = dict(enumerate(configured)) if isinstance(configured, list) else configured
-    if names is None:
+    if not names:
         names = from_model
-    elif class_count is not None and names and (max(names) >= class_count or min(names) < 0):
+    elif class_count is not None and (max(names) >= class_count or min(names) < 0):
         raise HeadError(
             f"{model}: detector.labels names class {max(names)}, but the model has classes 0 to {class_count - 1}"
         )

@@ -56,7 +56,9 @@ class DetectorSettings(BaseModel):
         description="Shapes [height, width] to compile at start; empty: that of 16:9 cameras, else the full (pixels).",
     )
     shapes_cached: int = Field(
-        default=4,
+        # Cameras of a site have up to six forms (16:9, 4:3, 5:4, 1:1, and 16:9 and 4:3 upright); one that is not kept
+        # is compiled again for each of its frames.
+        default=8,
         ge=1,
         le=32,
         description="Compiled shapes kept in memory; the least recently used goes first (shapes).",

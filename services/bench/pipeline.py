@@ -70,7 +70,7 @@ def bench_pipeline(job: Job, *, as_json: bool) -> int:
         )
         shapes = list(dict.fromkeys(cameras.shapes.values()))
         wanted["warm_shapes"] = [list(shape) for shape in shapes]
-        wanted["shapes_cached"] = max(4, min(32, len(shapes)))
+        wanted["shapes_cached"] = max(8, min(32, len(shapes)))
         measured = _take_turns(job, cameras, wanted, choice)
     document = {
         "command": command_line(),

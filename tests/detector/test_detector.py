@@ -101,6 +101,9 @@ def test_compiled_shapes_are_bounded_and_the_oldest_goes(
     detector.detect(header(64, 64), np.zeros((64, 64, 3), np.uint8))
     detector.prepare(64, 128)
     assert detector.describe()["compiled"] == ["64x64", "64x128"]
+    assert not detector.refusal
+    detector.prepare(64, 96)  # again: more shapes come in turns than are kept
+    assert "more shapes than the 2 of detector.shapes_cached" in detector.refusal
 
 
 @pytest.mark.parametrize(
@@ -172,6 +175,7 @@ def test_names_come_from_the_config_then_the_model_then_numbers(
         return {d.label for d in Detector.load(settings(path, rectangular=False, **changes)).detect_image(bgr)}
 
     assert labels(named) == {"red", "blue"}
+    assert labels(named, labels=[]) == labels(named, labels={}) == {"red", "blue"}
     assert labels(named, labels=["rouge", "bleu"]) == {"rouge", "bleu"}
     assert labels(named, labels={1: "bleu"}) == {"0", "bleu"}
     with structlog.testing.capture_logs() as logs:
@@ -181,7 +185,7 @@ def test_names_come_from_the_config_then_the_model_then_numbers(
         labels(named, labels=["a", "b", "c"])
 
 
-@pytest.mark.parametrize(("names", "count"), [({1: "blue"}, 2), (["a"], 1), (None, 2)])
+@pytest.mark.parametrize(("names", "count"), [({1: "blue"}, 2), (["a"], 1), (None, 2), ([], 2)])
 def test_names_for_some_classes_say_nothing_of_how_many_there_are(
     graphs: ModuleType, tmp_path: Path, settings: Settings, names: Any, count: int
 ) -> None:
