@@ -79,9 +79,7 @@ def register(app: typer.Typer, in_words: InWords) -> None:
         task: Annotated[Task, typer.Option("--task", help="Which pictures of the data set.")] = Task.val,
         engine: Annotated[
             Optional[list[str]],  # noqa: UP045
-            typer.Option(
-                "--engine", "-e", help="For ONNX files; may be repeated. Default: all that are installed."
-            ),
+            typer.Option("--engine", "-e", help="For ONNX files; may be repeated. Default: all that are installed."),
         ] = None,
         img: SizeOption = None,
         batch_size: Annotated[int, typer.Option("--batch-size", min=1, max=32, help="Pictures at once.")] = 1,

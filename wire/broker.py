@@ -210,14 +210,19 @@ class Broker:
         message: Ready | Beat | Inferred | Done | Leave = decode(_from_worker, parts[1].buffer)
         dispatcher, now_s, now_ns = self._dispatcher, time.monotonic(), time.monotonic_ns()
         ends: list[End] = []
-        if isinstance(message, Done):
+        # What a broker before this one gave: its orders mean other frames here.
+        is_ours = not isinstance(message, Done | Inferred | Beat) or message.broker in ("", self._id)
+        if isinstance(message, Beat):
+            held = message.held if is_ours else None
+            ends = dispatcher.beat(identity, now_s + message.patience_s, held, now_ns)
+        elif not is_ours:
+            return
+        elif isinstance(message, Done):
             for frame in message.frames:
                 ends += dispatcher.done(identity, frame.camera, frame.order, frame.outcome, now_ns)
         elif isinstance(message, Inferred):
             for camera, order in message.frames:
                 ends += dispatcher.inferred(identity, camera, order, now_ns)
-        elif isinstance(message, Beat):
-            ends = dispatcher.beat(identity, now_s + message.patience_s, message.held, now_ns)
         elif isinstance(message, Ready):
             self._worker_ready(identity, message, now_s)
         else:

@@ -13,7 +13,7 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import structlog
@@ -74,7 +74,9 @@ class WorkSource:
         self.name = f"detector-{hostnames.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         self.malformed = 0
         self._spec, self._capacity = spec, capacity
-        self._held: set[tuple[str, int]] = set()  # camera and order; guarded, with what is said of it, by the lock
+        # Camera and order of what `_broker` gave; guarded, with what is said of it, by the lock.
+        self._held: set[tuple[str, int]] = set()
+        self._broker = ""  # whose work came last
         self._set_aside: deque[Item] = deque()  # received, and for the next batches
         self._stuck_s, self._on_stuck = stuck_s, on_stuck
         self._rings = RingReader(rings) if rings else None
@@ -157,6 +159,10 @@ class WorkSource:
             log.warning("malformed work dropped", error=str(error))
             return None
         with self._control_lock:
+            if work.broker != self._broker:
+                # It knows nothing of what the one before gave, and its orders begin anew.
+                self._held.clear()
+                self._broker = work.broker
             self._held.add((work.frame.camera, work.order))
         pixels = self._pixels(work.frame.slot, parts)
         if pixels is None:  # its slot holds another frame: this one was ended without us
@@ -175,7 +181,8 @@ class WorkSource:
 
     def inferred(self, *works: Work) -> None:
         """These frames leave room for others; they stay ours until `done`."""
-        self._send(self._frames, Inferred([(work.frame.camera, work.order) for work in works]))
+        for broker, some in _by_broker(works).items():
+            self._send(self._frames, Inferred([(work.frame.camera, work.order) for work in some], broker))
 
     @property
     def has_more(self) -> bool:
@@ -184,10 +191,11 @@ class WorkSource:
 
     def done(self, *works: Work, outcome: Outcome) -> None:
         """These frames' ways have ended."""
-        ended = [Ended(work.frame.camera, work.order, outcome) for work in works]
         with self._control_lock:
-            self._held.difference_update((one.camera, one.order) for one in ended)
-            self._say(Done(ended))
+            for broker, some in _by_broker(works).items():
+                if broker == self._broker:
+                    self._held.difference_update((work.frame.camera, work.order) for work in some)
+                self._say(Done([Ended(work.frame.camera, work.order, outcome) for work in some], broker))
 
     @property
     def spec(self) -> InputSpec:
@@ -213,7 +221,7 @@ class WorkSource:
         # One lock and one connection for beats and endings: a frame that a beat does not name has been told of before.
         with self._control_lock:
             held = list(self._held) if len(self._held) <= MOST_HELD_SAID else None
-            self._say(Beat(self._patience_s, held))
+            self._say(Beat(self._patience_s, held, self._broker))
 
     def _say(self, message: Struct) -> None:
         """The caller has the lock."""
@@ -256,3 +264,10 @@ class WorkSource:
         self._context.term()
         if self._rings:
             self._rings.close()
+
+
+def _by_broker(works: Sequence[Work]) -> dict[str, list[Work]]:
+    found: dict[str, list[Work]] = {}
+    for work in works:
+        found.setdefault(work.broker, []).append(work)
+    return found

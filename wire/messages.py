@@ -136,12 +136,14 @@ class Beat(Struct, frozen=True, array_like=True, tag="beat.1"):
 
     patience_s: float
     held: list[tuple[str, int]] | None = None  # camera and order of the frames in its care; None: too many to say
+    broker: str = ""  # that gave them, as `Work` has it: orders mean other frames under another; empty: not said
 
 
 class Inferred(Struct, frozen=True, array_like=True, tag="inferred.1"):
     """Worker to broker: it has room for others; these stay in its care until Redis has their detections."""
 
     frames: list[tuple[str, int]]  # camera and order
+    broker: str = ""  # as in Beat
 
 
 class Ended(Struct, frozen=True, array_like=True):
@@ -156,6 +158,7 @@ class Done(Struct, frozen=True, array_like=True, tag="done.1"):
     """Worker to broker: these frames' ways have ended."""
 
     frames: list[Ended]
+    broker: str = ""  # as in Beat
 
 
 class Leave(Struct, frozen=True, array_like=True, tag="leave.1"):

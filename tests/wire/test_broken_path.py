@@ -9,13 +9,14 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path as Folder
 
 import numpy as np
 import pytest
 
 from wire.broker import CONTROL_SUFFIX, Broker
 from wire.consumer import WorkSource
-from wire.messages import FrameHeader, InputSpec
+from wire.messages import FrameHeader, InputSpec, Work
 from wire.producer import CameraPort, FrameLink
 
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER of no time: close sends a reset
@@ -252,3 +253,53 @@ def test_a_path_that_goes_dead_without_a_word_is_left_for_another(path: Path, li
         if port.ledger.snapshot().detected > detected:
             return
     raise AssertionError(port.ledger.snapshot())
+
+
+def test_what_a_worker_says_of_an_earlier_brokers_frames_ends_none_of_the_new_ones(tmp_path: Folder) -> None:
+    frames, workers = f"ipc://{tmp_path}/f", f"ipc://{tmp_path}/w"
+
+    def serve() -> tuple[threading.Event, threading.Thread]:
+        stop, broker = threading.Event(), Broker(frames, workers, max_age_ms=500)
+        thread = threading.Thread(target=broker.run, args=(stop,))
+        thread.start()
+        return stop, thread
+
+    stop, thread = serve()
+    source = WorkSource(workers, InputSpec(64, 64, 32, False), capacity=4, stuck_s=60, on_stuck=lambda _: None)
+    link = FrameLink(frames, lossless_window=8)
+    link.start()
+
+    def take(count: int) -> dict[int, Work]:
+        found: dict[int, Work] = {}
+        deadline_s = time.monotonic() + 30
+        while len(found) < count and time.monotonic() < deadline_s:
+            if item := source.next(0.1):
+                source.inferred(item[0])
+                found[item[0].frame.seq] = item[0]
+        return found
+
+    try:
+        assert link.wait_spec(threading.Event(), 20)
+        port = link.camera("gate", lossless=True)
+        send(port, 0)
+        source.done(take(1)[0], outcome="detected")
+        wait_until(lambda: port.ledger.snapshot().detected == 1)
+        send(port, 1)
+        send(port, 2)
+        before = take(2)  # and Redis is away: their detections wait
+        stop.set()
+        thread.join()
+        stop, thread = serve()
+        again = take(2)
+        # Under the new broker the number of the first of them before is that of the second.
+        assert before[1].order == again[2].order
+        source.done(before[1], outcome="detected")
+        source.done(*again.values(), outcome="unpublished")
+        wait_until(lambda: port.ledger.snapshot().dropped == {"unpublished": 2})
+        assert port.ledger.snapshot().detected == 1
+        assert not source._held
+    finally:
+        source.close()
+        link.close(0)
+        stop.set()
+        thread.join()
