@@ -1,6 +1,5 @@
 """Which zeros of a sparse INT8 model buy time on DeepSparse: its layers' zeros filled in by how many they are.
 
-
     python -m benchmarks.zeros MODEL [OTHER ...] [--shape 416x416] [--rounds 60] [--layers]
 
 MODEL is an export of ours with pruned layers; the same with the zeros of its sparser layers alone, and with none; and
