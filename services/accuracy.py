@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,6 +16,7 @@ from detector.detector import Detector, Frame
 from detector.settings import DetectorSettings
 from services.training import CONF_THRES, IOU_THRES, MAX_DETECTIONS
 from trainer.data.labels import label_path, read_labels
+from trainer.data.pictures import read_image
 from trainer.errors import DataError
 from trainer.metrics import Evaluation, Found, Scores, Truth
 from wire.messages import Detection
@@ -102,10 +102,9 @@ def _detected(detector: Detector, question: Question, times_ms: list[float]) -> 
 
 def read_picture(path: Path, classes: int, aspect: float | None = None) -> tuple[NDArray[np.uint8], Truth]:
     """A picture as BGR and its objects in its pixels, or the middle of it of that form; raises DataError."""
-    picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if picture is None:
+    pixels = read_image(path)
+    if pixels is None:
         raise DataError(f"{path}: missing, or not a picture; `sparsecam data check` lists all that is wrong")
-    pixels = np.asarray(picture, np.uint8)
     height, width = pixels.shape[:2]
     rows = read_labels(label_path(path), classes).astype(np.float64)
     centres, halves = rows[:, 1:3], rows[:, 3:5] / 2

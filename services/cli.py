@@ -5,6 +5,7 @@ Everything heavy is imported inside the commands, so that help and completion an
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Iterator
@@ -322,6 +323,9 @@ cli_export.register(app, _in_words)
 
 def main() -> None:
     """Entry point of the `sparsecam` program."""
+    # As on stderr: a file's name that is no UTF-8 is shown escaped instead of ending the command.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     app(prog_name="sparsecam")
 
 

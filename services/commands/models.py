@@ -7,8 +7,6 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-import cv2
-import numpy as np
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -19,6 +17,7 @@ from detector.model import read_model
 from detector.prepare.prepare import PreparationRefused, Prepared, prepare_model
 from detector.prepare.report import Report
 from detector.prepare.verify import Pixels
+from trainer.data.pictures import read_image
 
 _PICTURE_KINDS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 _MOST_PICTURES = 20  # half a second a shape and step for the reference model; more would hardly find more
@@ -92,8 +91,7 @@ def _pictures(folder: Path | None) -> list[Pixels]:
         return []
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in _PICTURE_KINDS)
     chosen = paths[:: max(1, -(-len(paths) // _MOST_PICTURES))]
-    read = [cv2.imread(str(path)) for path in chosen]
-    pictures = [np.asarray(picture, dtype=np.uint8) for picture in read if picture is not None]
+    pictures = [picture for path in chosen if (picture := read_image(path)) is not None]
     if not pictures:
         raise ModelError(f"{folder}: no pictures in it ({', '.join(_PICTURE_KINDS)})")
     return pictures

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -122,6 +123,16 @@ def test_a_picture_comes_with_its_objects_in_its_pixels(data: Path) -> None:
     assert truth.boxes == pytest.approx(np.array([[40, 75, 80, 150]]), abs=1e-4)
     with pytest.raises(DataError, match=r"9\.png: missing"):
         read_picture(data.parent / "images/9.png", 1)
+
+
+def test_a_picture_whose_name_is_no_utf8_is_read_and_told(sparsecam: Sparsecam, data: Path) -> None:
+    odd = data.parent / "images" / os.fsdecode(b"caf\xe9.png")
+    odd.write_bytes((data.parent / "images/3.png").read_bytes())
+    assert read_picture(odd, 1)[0].shape == (300, 160, 3)
+    # As where the terminal's language is an English or a German one, and not plain C.
+    done = sparsecam("data", "check", str(data), env={"PYTHONIOENCODING": "utf-8:strict"})
+    assert done.returncode == 0, done.stderr
+    assert "the same picture as" in done.stdout and "caf\\udce9.png" in done.stdout
 
 
 def test_a_cut_picture_keeps_the_objects_that_mostly_remain() -> None:

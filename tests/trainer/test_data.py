@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +17,7 @@ from hypothesis import strategies as st
 from trainer.data.check import Problem, check
 from trainer.data.config import digest, read_data
 from trainer.data.labels import label_path, parse_labels, read_labels
-from trainer.data.pictures import Pictures, open_pictures
+from trainer.data.pictures import Pictures, open_pictures, read_image
 from trainer.errors import DataError
 
 
@@ -170,6 +173,44 @@ def test_pictures_come_at_training_size_with_boxes_in_their_pixels(dataset: Path
     pixels, labels = pictures.load(0)
     assert pixels.shape == (20, 30, 3) and pictures.original_size(0) == (40, 60)
     np.testing.assert_allclose(labels, [[0, 12, 8, 18, 12]], atol=1e-5)
+
+
+def test_a_picture_whose_name_is_no_utf8_is_read_as_any_other(dataset: Path) -> None:
+    name = os.fsdecode(b"caf\xe9")
+    for kind, suffix in (("images", ".png"), ("labels", ".txt")):
+        file = dataset.parent / kind / "train" / f"0{suffix}"
+        file.rename(file.with_name(name + suffix))
+    config = read_data(dataset)
+    assert check(config).errors == 0 and digest(config)
+    pixels, labels = open_pictures(config.train, 1, 30, training=True).load(1)
+    assert pixels.shape == (20, 30, 3) and len(labels) == 1
+
+
+def test_a_picture_of_too_many_pixels_is_named_by_check_and_by_training(dataset: Path) -> None:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0))
+    bomb = dataset.parent / "images" / "train" / "1.png"
+    bomb.write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b""))
+    config = read_data(dataset)
+    assert Problem(bomb, None, "not a picture that OpenCV reads") in check(config).problems
+    with pytest.raises(DataError, match=r"1\.png: missing, or not a picture"):
+        open_pictures(config.train, 1, 30, training=True)
+
+
+def test_a_picture_is_turned_upright_as_its_exif_says(tmp_path: Path) -> None:
+    path = tmp_path / "turned.jpg"
+    pixels = np.zeros((40, 60, 3), np.uint8)
+    pixels[:, :20] = 255
+    # Orientation (0x0112) 6: to be turned by a quarter clockwise, so that what was left is above.
+    tiff = b"II*\0" + struct.pack("<IHHHIHHI", 8, 1, 0x0112, 3, 1, 6, 0, 0)
+    exif = b"Exif\0\0" + tiff
+    jpeg = cv2.imencode(".jpg", pixels)[1].tobytes()
+    path.write_bytes(jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + jpeg[2:])
+    picture = read_image(path)
+    assert picture is not None and picture.shape == (60, 40, 3)
+    assert picture[:15].min() > 200 and picture[30:].max() < 50
 
 
 def test_pictures_from_memory_and_from_disk_are_the_same(dataset: Path) -> None:

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from trainer.data.config import SPLITS, DataConfig
 from trainer.data.labels import Labels, label_path, parse_labels
+from trainer.data.pictures import decode_image
 
 _LEAST_SIDE = 10  # pixels; what is smaller than one cell of the finest grid (8) shows nothing
 
@@ -112,7 +112,7 @@ def _look(picture: Path, *, classes: int) -> _Seen:
 
 def _picture_faults(data: bytes) -> Iterator[tuple[str, bool]]:
     """What is wrong with a picture file's bytes, and whether it is an error."""
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+    pixels = decode_image(data)
     if pixels is None:
         yield ("empty" if not data else "not a picture that OpenCV reads"), True
         return

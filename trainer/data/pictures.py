@@ -20,6 +20,27 @@ Image = NDArray[np.uint8]
 CACHE_BYTES = 2 << 30
 
 
+def read_image(path: Path) -> Image | None:
+    """The picture of a file as `decode_image` gives it; None as well where the file cannot be read."""
+    try:
+        # Not cv2.imread: a file's name that is no UTF-8 ends the whole process there.
+        data = path.read_bytes()
+    except (OSError, ValueError):  # ValueError: a NUL in a list's line
+        return None
+    return decode_image(data)
+
+
+def decode_image(data: bytes) -> Image | None:
+    """A picture file's bytes as BGR, turned upright as its EXIF says, as labelling tools show it; None: no picture."""
+    if not data:
+        return None
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error:  # more pixels than OpenCV reads, or than memory holds, as a broken header may claim
+        return None
+    return None if pixels is None else np.asarray(pixels, np.uint8)
+
+
 class Pictures:
     """The pictures of one split. `load` may be called from several threads and, after a fork, processes."""
 
@@ -81,15 +102,14 @@ class Pictures:
 
     def _read(self, index: int) -> Image:
         path = self.paths[index]
-        # OpenCV turns pictures upright as their EXIF says, as labelling tools show them.
-        picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
+        picture = read_image(path)
         if picture is None:
             raise DataError(f"{path}: missing, or not a picture; `sparsecam data check` lists all that is wrong")
         height, width = picture.shape[:2]
         self._sizes[index] = (height, width)
         scale = self.img_size / max(height, width)
         if scale == 1:
-            return np.asarray(picture, np.uint8)
+            return picture
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
         how = self._shrink if scale < 1 else cv2.INTER_LINEAR
         return np.asarray(cv2.resize(picture, size, interpolation=how), np.uint8)
