@@ -18,11 +18,12 @@ from trainer import anchors
 from trainer.checkpoint import Checkpoint
 from trainer.data.config import DataConfig, digest, read_data
 from trainer.data.dataset import TrainSet, ValSet
+from trainer.data.labels import label_path
 from trainer.data.pictures import CACHE_BYTES, Pictures, open_pictures
 from trainer.device import Place, find_place
 from trainer.distill import Distillation
 from trainer.ema import Ema
-from trainer.errors import CheckpointError
+from trainer.errors import CheckpointError, DataError
 from trainer.folder import RunFolder, find_folder, new_folder
 from trainer.from_onnx import unfold
 from trainer.hyp import Hyp, read_hyp
@@ -132,7 +133,16 @@ def _network(begun: _Begun, classes: int) -> tuple[YoloV5, Activation, str, Chec
 def _pictures(config: DataConfig, split: str, settings: TrainSettings) -> Pictures:
     paths = config.train if split == "train" else config.val
     limit = CACHE_BYTES if settings.cache else 0
-    return open_pictures(paths, len(config.names), settings.img, training=split == "train", cache_bytes=limit)
+    pictures = open_pictures(paths, len(config.names), settings.img, training=split == "train", cache_bytes=limit)
+    # Where labels are not where they are looked for, every picture reads as a background: nothing would be learned.
+    if not any(len(rows) for rows in pictures.labels):
+        wanted = [label_path(path) for path in paths]
+        raise DataError(
+            f"{config.path}: {split}: {len(paths)} pictures, but no object in any of their labels; looked for "
+            f"{wanted[0]} and the like ({sum(path.is_file() for path in wanted)} of {len(wanted)} are there); "
+            "`sparsecam data check` lists all that is wrong"
+        )
+    return pictures
 
 
 def _suit_anchors(network: YoloV5, pictures: Pictures, hyp: Hyp, settings: TrainSettings, say: Say) -> None:

@@ -20,7 +20,7 @@ torch = pytest.importorskip("torch")
 from services.training import network_postprocess  # noqa: E402
 from trainer.checkpoint import build, read_checkpoint  # noqa: E402
 from trainer.device import Place  # noqa: E402
-from trainer.errors import CheckpointError, OutOfMemory, TrainerError  # noqa: E402
+from trainer.errors import CheckpointError, DataError, OutOfMemory, TrainerError  # noqa: E402
 from trainer.export import export_network  # noqa: E402
 from trainer.facts import Facts  # noqa: E402
 from trainer.network import load_checkpoint  # noqa: E402
@@ -259,6 +259,18 @@ def test_weights_of_another_number_of_classes_are_taken_over_but_for_the_head(da
     state = job.run.network.state_dict()
     assert torch.equal(state["model.0.conv.weight"], begun["model.0.conv.weight"])
     assert state["model.24.m.0.weight"].shape != begun["model.24.m.0.weight"].shape
+
+
+@pytest.mark.parametrize(("split", "count"), [("train", 12), ("val", 4)])
+def test_data_without_a_single_object_is_refused_with_where_its_labels_should_lie(
+    data: Path, split: str, count: int
+) -> None:
+    labels = data.parent / split / "labels"
+    labels.rename(data.parent / split / "annotations")
+    with pytest.raises(DataError) as caught:
+        prepare_new(asked(data), Quiet().say)
+    assert f"{split}: {count} pictures, but no object in any of their labels" in str(caught.value)
+    assert f"looked for {labels / '0.txt'} and the like (0 of {count} are there)" in str(caught.value)
 
 
 def test_short_memory_is_told_with_a_batch_that_would_do(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
