@@ -24,7 +24,7 @@ from services.scoring import Scorer, score
 from trainer.card import Card, Measured, Score, Size, Speed, Told
 from trainer.errors import CardError
 from trainer.gate import GateSettings, refusals
-from trainer.registry import Entry, add
+from trainer.registry import Entry, add, check_free, check_name
 
 # Turns of the model and its dense form: what else the machine does slows some turns of both, and the best is kept.
 ROUNDS = 4
@@ -33,6 +33,8 @@ WARM_UP_S = 0.3
 NUM_CORES = 1  # as workers have; the published tables' figures are of several
 # In ONNX metadata: what our exports say of a model, and where its card says it.
 _METADATA = {"license": "licence", "dataset": "data.digest", "recipe": "training.recipe", "epochs": "training.epochs"}
+
+_EPOCH_DIGITS = 9
 
 
 @dataclass(frozen=True)
@@ -74,30 +76,36 @@ def admit(
 
     Raises DetectorError, DataError, CardError, RegistryError or BenchError where it cannot be measured or entered.
     """
+    check_name(name)
     model = read_model(candidate.onnx)
     if model.format != "onnx":
         raise ModelError(f"{model.name}: a checkpoint; the registry holds ONNX files: `sparsecam export` makes one")
-    _agree(candidate.told, model)
+    told = _agreed(candidate.told, model)
+    if not replace:  # `add` looks again; here before minutes of measuring
+        check_free(folder, name, model.sha256, told)
     card = Card(
         name=name,
         sha256=model.sha256,
         classes=[label for _, label in sorted((model.labels or {}).items())],
         image_size=full_shape(model, DetectorSettings.model_validate({"model": str(candidate.onnx)})),
-        told=candidate.told,
+        told=told,
         measured=_measure(candidate, model, scorer, say),
     )
     refused = refusals(card.measured, limits)
     return Outcome(card, refused, None if refused else add(folder, model.data, card, replace=replace))
 
 
-def _agree(told: Told, model: Model) -> None:
-    """Raise CardError where the card says something else than the file itself."""
+def _agreed(told: Told, model: Model) -> Told:
+    """`told` with the file's own epochs where it leaves them out; raises CardError where the two say different things.
+
+    A card written before the training ended cannot know which epoch was its best.
+    """
     says = {entry.key: entry.value for entry in onnx.load_model_from_string(model.data).metadata_props}
     card = {
         "licence": told.licence,
         "data.digest": told.data.digest,
         "training.recipe": told.training.recipe,
-        "training.epochs": str(told.training.epochs),
+        "training.epochs": "" if told.training.epochs is None else str(told.training.epochs),
     }
     wrong = [
         f"{place} is {card[place]!r}, the file says {says[key]!r}"
@@ -106,6 +114,11 @@ def _agree(told: Told, model: Model) -> None:
     ]
     if wrong:
         raise CardError(f"the card is not of {model.name}: {'; '.join(wrong)}")
+    epochs = says.get("epochs", "")
+    # Anybody may have written the file; nobody trains for more digits.
+    if told.training.epochs is not None or not epochs.isdecimal() or len(epochs) > _EPOCH_DIGITS:
+        return told
+    return told.model_copy(update={"training": told.training.model_copy(update={"epochs": int(epochs)})})
 
 
 def _measure(candidate: Candidate, model: Model, scorer: Scorer, say: Say) -> Measured:

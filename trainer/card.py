@@ -47,7 +47,7 @@ class Training(BaseModel):
     network: Words = Field(description="Its architecture, such as yolov5n with Hardswish.")
     start: Words = Field(description="The weights it began from, or `random`.")
     recipe: Words = Field(description="The recipe's name, or `none`.")
-    epochs: int = Field(ge=0, description="How long it was trained.")
+    epochs: int | None = Field(None, ge=0, description="How long it was trained. Left out: as the file itself says.")
     command: str = Field("", description="The command that trains it again.")
 
 

@@ -20,7 +20,8 @@ def card_markdown(card: Card) -> str:
         f"- **Licence** (weights): {told.licence}",
         f"- **Data**: {told.data.name}, {told.data.licence}" + (f", {told.data.source}" if told.data.source else ""),
         f"- **Network**: {told.training.network}, from {told.training.start}",
-        f"- **Recipe**: {told.training.recipe}, {told.training.epochs} epochs",
+        f"- **Recipe**: {told.training.recipe}"
+        + (f", {told.training.epochs} epochs" if told.training.epochs is not None else ""),
         f"- **Provenance**: {told.provenance}",
         *([f"- **Notes**: {told.notes}"] if told.notes else []),
         "",

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainer.card import NAME_PATTERN, Card, card_yaml, read_card
+from trainer.card import NAME_PATTERN, Card, Told, card_yaml, read_card
 from trainer.card_text import card_markdown
 from trainer.errors import CardError, RegistryError
 
@@ -45,6 +45,28 @@ def shipped_folder() -> Path:
 def is_name(text: str) -> bool:
     """Whether `text` can be the name of a model: no path, and no file's name."""
     return re.fullmatch(NAME_PATTERN, text) is not None and not text.lower().endswith(_FILE_SUFFIXES)
+
+
+def check_name(name: str) -> None:
+    """Raise RegistryError where `name` can be no model's, saying what was expected."""
+    if is_name(name):
+        return
+    if re.fullmatch(NAME_PATTERN, name):
+        raise RegistryError(f"{name!r} is no name for a model: it reads as a file's; leave the suffix out")
+    raise RegistryError(
+        f"{name!r} is no name for a model: expected up to 64 letters, digits, '.', '_' and '-', a letter or digit "
+        "first, such as street-yolov5n; give one with --name"
+    )
+
+
+def check_free(folder: Path, name: str, digest: str, told: Told) -> None:
+    """Raise RegistryError where `folder` has the name already.
+
+    The same model, told of in the same words, is no other: who was killed while adding it adds it again.
+    """
+    taken = [path for path in (folder / f"{name}{suffix}" for suffix in (MODEL_SUFFIX, CARD_SUFFIX)) if path.exists()]
+    if taken and not _same(folder, name, digest, told):
+        raise RegistryError(f"{taken[0]} is there already; take another name, or replace it with --replace")
 
 
 def entries(folders: Sequence[Path]) -> list[Entry]:
@@ -80,32 +102,32 @@ def find(name: str, folders: Sequence[Path]) -> Entry:
 def add(folder: Path, onnx: bytes, card: Card, *, replace: bool = False) -> Entry:
     """Write a model and its card, the card last; raises RegistryError where the name is taken, or the digest another's.
 
-    A reader meanwhile finds the old model, the new one, or (between the two files) one that its card refuses. The same
-    model, told of in the same words, is no other: who was killed while adding it, or before he told, adds it again.
+    A reader meanwhile finds the old model, the new one, or (between the two files) one that its card refuses.
     """
     digest = hashlib.sha256(onnx).hexdigest()
     if digest != card.sha256:
         raise RegistryError(f"the card of {card.name} is of another file: {card.sha256}, not {digest}")
-    if not is_name(card.name):
-        raise RegistryError(f"{card.name!r} is no name for a model: it reads as a file's; leave the suffix out")
+    check_name(card.name)
     with _locked(folder):
         model, described = folder / f"{card.name}{MODEL_SUFFIX}", folder / f"{card.name}{CARD_SUFFIX}"
-        taken = [path for path in (model, described) if path.exists()]
-        if taken and not replace and not _same(folder, card):
-            raise RegistryError(f"{taken[0]} is there already; take another name, or replace it with --replace")
+        if not replace:
+            check_free(folder, card.name, digest, card.told)
         _write(model, onnx)
         _write(folder / f"{card.name}{TEXT_SUFFIX}", card_markdown(card).encode())
         _write(described, card_yaml(card).encode())
     return Entry(card.name, model, card)
 
 
-def _same(folder: Path, card: Card) -> bool:
+def _same(folder: Path, name: str, digest: str, told: Told) -> bool:
     """Whether this very model lies there, without a card yet or with one in which people say the same."""
-    model, described = folder / f"{card.name}{MODEL_SUFFIX}", folder / f"{card.name}{CARD_SUFFIX}"
-    if not model.is_file() or hashlib.sha256(model.read_bytes()).hexdigest() != card.sha256:
+    model, described = folder / f"{name}{MODEL_SUFFIX}", folder / f"{name}{CARD_SUFFIX}"
+    try:
+        if sha256(model) != digest:
+            return False
+    except OSError:  # not there, no file, or not ours to read
         return False
-    there = _entry(folder, card.name)
-    return not described.exists() or (there.card is not None and there.card.told == card.told)
+    there = _entry(folder, name)
+    return not described.exists() or (there.card is not None and there.card.told == told)
 
 
 def remove(folder: Path, name: str) -> list[Path]:

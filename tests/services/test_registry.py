@@ -16,8 +16,9 @@ import yaml
 
 from detector.errors import ModelError
 from services.admission import Candidate, admit
-from trainer.card import Score
-from trainer.errors import CardError
+from trainer.card import Card, Score, read_card
+from trainer.card_text import card_markdown
+from trainer.errors import CardError, RegistryError
 from trainer.gate import GateSettings
 from trainer.registry import add
 
@@ -103,6 +104,55 @@ def test_a_card_that_says_other_than_the_file_is_refused(
     with pytest.raises(CardError, match=r"licence is 'Apache-2.0', the file says 'AGPL-3.0'") as caught:
         admit(Candidate(model, cards.told(), lights, model, model), "m", folder / "models", GateSettings())
     assert "epochs" not in str(caught.value)
+
+
+def test_epochs_that_a_card_leaves_out_are_the_files_own(
+    folder: Path, cards: ModuleType, lights: Path, graphs: ModuleType, slow_model: Path
+) -> None:
+    model = graphs.bright_box(folder / "m.onnx", more={"epochs": "7"})
+
+    def scorer(path: Path, engine: str, data: Path, progress: Callable[[int, int], None]) -> Score:
+        return Score.model_validate(cards.score(file=path.name).model_dump())
+
+    def admitted(epochs: int | None) -> Card:
+        told = cards.told()
+        told.training.epochs = epochs
+        candidate = Candidate(model, told, lights, slow_model, slow_model, engine="onnxruntime")
+        return admit(candidate, "m", folder / "models", GateSettings(), scorer=scorer).card
+
+    with pytest.raises(CardError, match=r"training.epochs is '8', the file says '7'"):
+        admitted(8)
+    assert admitted(None).told.training.epochs == 7
+    written = read_card(folder / "models" / "m.card.yaml")
+    assert written.told.training.epochs == 7 and "7 epochs" in card_markdown(written)
+
+
+def unmeasured(*_: object) -> Score:
+    raise AssertionError("measured before what is known without")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("my model", "'my model' is no name for a model: expected up to"), ("street.onnx", "leave the suffix out"),
+     ("taken", "--replace")],
+)  # fmt: skip
+def test_a_name_that_cannot_be_had_is_refused_before_anything_is_measured(
+    folder: Path, cards: ModuleType, lights: Path, bright_box_model: Path, name: str, words: str
+) -> None:
+    add(folder / "models", b"one", cards.card("taken", hashlib.sha256(b"one").hexdigest()))
+    candidate = Candidate(bright_box_model, cards.told(), lights, bright_box_model, bright_box_model)
+    with pytest.raises(RegistryError, match=words):
+        admit(candidate, name, folder / "models", GateSettings(), say=unmeasured, scorer=unmeasured)
+
+
+def test_a_file_whose_name_is_none_for_a_model_wants_another(
+    invoke: Run, folder: Path, cards: ModuleType, lights: Path, bright_box_model: Path
+) -> None:
+    model = bright_box_model.rename(folder / "my model.onnx")
+    given = ["--card", str(facts(cards, folder)), "--data", str(lights), "--baseline", str(model)]
+    done = invoke("models", "add", str(model), *given)
+    assert done.returncode == 78
+    assert "'my model' is no name" in done.stderr and "--name" in done.stderr
 
 
 def test_checkpoints_are_not_entered(folder: Path, cards: ModuleType, lights: Path, bright_box_model: Path) -> None:
