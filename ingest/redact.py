@@ -9,14 +9,9 @@ from __future__ import annotations
 import re
 from urllib.parse import unquote, unquote_plus
 
-from wire.logs import HIDDEN, redact
+from wire.logs import HIDDEN, PATH_PARAMETER, SECRET_NAME, hide_in_path, redact, without
 
-# Query parameters whose value opens something. Cameras and cloud relays use all of these.
-_SECRET_PARAMETER = re.compile(
-    r"(?:pass(?:word|wd|w|code|phrase)?|pwd|token|access_token|auth|authorization|secret|key|api_?key|sig|signature|"
-    r"credentials?|session(?:_?id)?)",
-    re.IGNORECASE,
-)
+_SECRET_PARAMETER = re.compile(SECRET_NAME, re.IGNORECASE)
 
 
 def _split_userinfo(url: str) -> tuple[str, str, str] | None:
@@ -43,6 +38,8 @@ def secrets_of(url: str) -> list[str]:
     for key, value in re.findall(r"[?&;]([^=&;?#]+)=([^&;#]*)", url):
         if _SECRET_PARAMETER.fullmatch(unquote(key)):
             found.add(value)
+    if "://" in url:  # not a file's path
+        found |= {match["secret"] for match in PATH_PARAMETER.finditer(url)}
     found |= {unquote(secret) for secret in found} | {unquote_plus(secret) for secret in found}
     return sorted((secret for secret in found if secret), key=len, reverse=True)
 
@@ -58,16 +55,11 @@ def safe_url(url: str) -> str:
         secret = _SECRET_PARAMETER.fullmatch(unquote(match[2]))
         return f"{match[1]}{match[2]}={HIDDEN}" if secret else match[0]
 
-    return redact(re.sub(r"([?&;])([^=&;?#]+)=([^&;#]*)", hide_value, url))
+    url = re.sub(r"([?&;])([^=&;?#]+)=([^&;#]*)", hide_value, url)
+    return redact(hide_in_path(url) if "://" in url else url)
 
 
 def hide(text: str, url: str) -> str:
     """`text` about the source `url`, without its secrets."""
     text = text.replace(url, safe_url(url)) if url else text
-    for secret in secrets_of(url):
-        # A secret of one or two characters is also a piece of ordinary words: replaced only where it stands alone.
-        if len(secret) > 2:
-            text = text.replace(secret, HIDDEN)
-        else:
-            text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", HIDDEN, text)
-    return redact(text)
+    return redact(without(text, secrets_of(url)))

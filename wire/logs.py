@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from typing import Any, Literal, TextIO
 
 import structlog
@@ -22,11 +22,20 @@ HIDDEN = "***"
 # user:password@ of any URL. Greedy up to the last @ before white space, because people paste passwords that
 # hold @, / and quotes unescaped: rather hide a piece of the path too than show a piece of the password.
 _USERINFO = re.compile(r"(?P<head>[A-Za-z][A-Za-z0-9+.\-]*://[^\s:@/?#]*):\S*@")
-# Cameras that take the password as a query parameter (http://cam/cgi?user=admin&password=...).
-_PARAMETER = re.compile(
-    r"(?P<head>[?&;](?:password|passwd|passw|pwd|pass|secret|token|api_?key|auth)=)[^\s&;#\"']+",
-    re.IGNORECASE,
+# Parameters whose value opens something, also as the end of a longer name (user_password, access_token,
+# X-Amz-Signature). Cameras and cloud relays use all of these.
+_SENSITIVE = (
+    r"(?:(?:login|user|usr)?(?:pass?(?:word|wd|w|code|phrase)?|pwd|psw)|token|auth(?:orization)?|secret|(?:api)?key|"
+    r"sig(?:nature)?|credentials?|session(?:_?id)?)"
 )
+SECRET_NAME = rf"(?:[\w\-]*[_\-])?{_SENSITIVE}"
+# Cameras that take the password as a query parameter (http://cam/cgi?user=admin&password=...).
+_PARAMETER = re.compile(rf"(?P<head>[?&;]{SECRET_NAME}=)[^\s&;#\"']+", re.IGNORECASE)
+# Parameters in a path, up to the next one: XMEye's rtsp://cam/user=admin_password=..._channel=1_stream=0.sdp
+PATH_PARAMETER = re.compile(
+    rf"(?P<head>[/_\-]{_SENSITIVE}=)(?P<secret>.*?)(?=_[a-z]+=|[&;?#]|$)", re.IGNORECASE | re.DOTALL
+)
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://[^\s\"']+")
 # Keys of an event whose value is a secret however it looks.
 _SECRET_KEY = re.compile(r"password|passwd|pwd|secret|token|api_?key|authorization", re.IGNORECASE)
 
@@ -37,6 +46,23 @@ def redact(text: str) -> str:
         text = _USERINFO.sub(lambda match: f"{match['head']}:{HIDDEN}@", text)
     if "=" in text:
         text = _PARAMETER.sub(lambda match: f"{match['head']}{HIDDEN}", text)
+        text = _URL.sub(lambda match: hide_in_path(match[0]), text)
+    return text
+
+
+def hide_in_path(url: str) -> str:
+    """`url` with the passwords among its path's parameters replaced by ***."""
+    return PATH_PARAMETER.sub(lambda match: f"{match['head']}{HIDDEN}", url)
+
+
+def without(text: str, secrets: Iterable[str]) -> str:
+    """`text` with each of `secrets`, which are known, replaced by ***."""
+    for secret in sorted(filter(None, secrets), key=len, reverse=True):
+        # A secret of one or two characters is also a piece of ordinary words: replaced only where it stands alone.
+        if len(secret) > 2:
+            text = text.replace(secret, HIDDEN)
+        else:
+            text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", HIDDEN, text)
     return text
 
 

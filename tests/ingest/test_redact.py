@@ -1,7 +1,8 @@
 from __future__ import annotations
 
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -33,7 +34,10 @@ def test_a_pasted_unescaped_password_shows_nowhere(before: str, after: str) -> N
     assert "Zq7x" not in hide(f"[Errno 5] cannot open {url}; tried {password}", url)
 
 
-@given(st.sampled_from(["password", "token", "pwd", "api_key", "access_token", "sig", "PASSWORD"]), st.booleans())
+NAMES = ["password", "token", "pwd", "api_key", "access_token", "sig", "PASSWORD", "loginpas", "psw", "X-Amz-Signature"]
+
+
+@given(st.sampled_from(NAMES), st.booleans())
 def test_query_secrets_are_hidden(name: str, first: bool) -> None:
     query = f"{name}=Zq7x&channel=2" if first else f"channel=2&{name}=Zq7x"
     shown = safe_url(f"http://cam/mjpeg?{query}")
@@ -41,8 +45,25 @@ def test_query_secrets_are_hidden(name: str, first: bool) -> None:
     assert "channel=2" in shown
 
 
+@pytest.mark.parametrize("password", ["Zq7x", "Zq7x_a", "a/Zq7x", "a%26Zq7x", ""])
+def test_a_password_in_the_path_shows_nowhere(password: str) -> None:
+    """As XMEye and its many relabelled kin have it."""
+    url = f"rtsp://10.0.0.7:554/user=admin_password={password}_channel=1_stream=0.sdp?real_stream"
+    shown = "rtsp://10.0.0.7:554/user=admin_password=***_channel=1_stream=0.sdp?real_stream"
+    assert safe_url(url) == shown
+    assert hide(f"error: '{url}'", url) == f"error: '{shown}'"
+    assert "Zq7x" not in hide(f"refused {unquote(password)}", url)
+
+
 def test_plain_urls_and_paths_are_untouched() -> None:
-    for url in ("rtsp://cam:8554/a/b?x=1", "http://cam/a@b", "/data/a:b@c.mp4", "sim://street?seed=1", "0"):
+    for url in (
+        "rtsp://cam:8554/a/b?x=1",
+        "http://cam/a@b",
+        "/data/a:b@c.mp4",
+        "/data/key=1/a_pass=2.mp4",
+        "sim://street?seed=1",
+        "0",
+    ):
         assert safe_url(url) == url
 
 

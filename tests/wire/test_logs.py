@@ -35,6 +35,13 @@ def restored_logs() -> Iterator[None]:
         ("rtsp://u:p@ss/w'rd@cam/1", "rtsp://u:***@cam/1"),
         ("http://cam/cgi?user=me&password=s3cret&ch=1", "http://cam/cgi?user=me&password=***&ch=1"),
         ("https://hook/x?token=abc", "https://hook/x?token=***"),
+        ("http://cam/v.cgi?loginuse=me&loginpas=s3cret", "http://cam/v.cgi?loginuse=me&loginpas=***"),
+        ("http://cam/v.cgi?usr=me&psw=s3cret", "http://cam/v.cgi?usr=me&psw=***"),
+        ("https://store/x?X-Amz-Signature=ab12", "https://store/x?X-Amz-Signature=***"),
+        (
+            "cannot open rtsp://cam/user=me_password=s3c_ret_channel=1_stream=0.sdp: it is 1_password=2",
+            "cannot open rtsp://cam/user=me_password=***_channel=1_stream=0.sdp: it is 1_password=2",
+        ),
         ("rtsp://cam:554/main", "rtsp://cam:554/main"),
         ("mail me@home about http://cam/1", "mail me@home about http://cam/1"),
     ],
