@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 
+from ingest.redact import safe_url
 from services.commands.tables import print_table, table_console
 from services.config import Config, check_classes, find_config, load, no_config
 from services.config_errors import ConfigError
@@ -67,7 +68,7 @@ def check(given: Path | None, *, probe: bool, as_json: bool) -> int:
             "problems": [],
             "warnings": _plain(warnings),
             "probes": [asdict(one) for one in probes],
-            "config": redact_value(config.model_dump(mode="json")),
+            "config": _shown(config),
         }
         typer.echo(json.dumps(report, indent=2))
         return 0 if works else 1
@@ -76,6 +77,13 @@ def check(given: Path | None, *, probe: bool, as_json: bool) -> int:
         _print_probes(probes)
     _print_warnings(warnings)
     return 0 if works else 1
+
+
+def _shown(config: Config) -> object:
+    shown = config.model_dump(mode="json")
+    for camera in shown["cameras"].values():
+        camera["source"] = safe_url(camera["source"])  # finds more than what looks like a password in any text
+    return redact_value(shown)
 
 
 def _print_problems(error: ConfigError, warnings: list[Problem], as_json: bool) -> None:
@@ -132,7 +140,7 @@ def _camera_rows(config: Config) -> Iterator[tuple[str, ...]]:
         rate = f"at most {camera.fps:g} fps" if camera.fps else "every frame"
         rate = "keyframes" if camera.profile == "keyframes" else rate
         gate = "motion" if camera.motion.enabled else "none"
-        yield name, redact(camera.source) if camera.enabled else "(off)", rate, gate
+        yield name, safe_url(camera.source) if camera.enabled else "(off)", rate, gate
 
 
 def _rule_rows(config: Config) -> Iterator[tuple[str, ...]]:

@@ -17,6 +17,7 @@ import typer
 import yaml
 from rich.table import Table
 
+from ingest.redact import safe_url
 from ingest.sources import parse
 from services.commands.alerts import line
 from services.commands.demo_street import is_street, street_model, street_rules
@@ -161,7 +162,7 @@ def demo_config(options: Options, folder: Path, street: list[str], *, loops: boo
 
 
 def _announce(options: Options, config: Config) -> None:
-    shown = ", ".join(redact(camera.source) for camera in config.cameras.values())
+    shown = ", ".join(safe_url(camera.source) for camera in config.cameras.values())
     typer.echo(f"source  {shown}", err=True)
     if options.model:
         typer.echo(f"model   {options.model} on {worker_count(config)} workers", err=True)

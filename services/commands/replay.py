@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from detector.detector import Detector
 from detector.settings import DetectorSettings
+from ingest.redact import safe_url
 from services.commands.replay_input import Counts, ReplayError, clips, from_recording
 from services.commands.replay_progress import Progress
 from services.commands.replay_video import VideoPlayer
@@ -28,7 +29,6 @@ from services.sink import sink_plan
 from services.yaml_source import read_yaml
 from sink.camera import CameraWork
 from wire.alerts import Alert, to_json
-from wire.logs import redact
 from wire.messages import DetectionRecord
 from wire.recording import is_recording
 
@@ -119,7 +119,7 @@ def _played(
     for clip in wanted:
         progress.clear()
         typer.echo(
-            f"{redact(clip.source)} as camera {clip.camera}, {detector.model_name} on {detector.choice.engine}",
+            f"{safe_url(clip.source)} as camera {clip.camera}, {detector.model_name} on {detector.choice.engine}",
             err=True,
         )
         yield from player.frames(clip)

@@ -8,13 +8,13 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ingest.redact import safe_url
 from ingest.sources import parse
 from services.config import Config
 from services.config_errors import nearest
 from sink.camera import plausible
 from sink.reorder import Reorder
 from sink.settings import SinkSettings
-from wire.logs import redact
 from wire.messages import DetectionRecord
 from wire.recording import Recorded, read_recording
 
@@ -50,7 +50,7 @@ def clips(config: Config, inputs: Sequence[str]) -> list[Clip]:
     for clip in found:
         if parse(clip.source).live:
             raise ReplayError(
-                f"{redact(clip.source)}: expected a video file or a folder of images. For a live camera, `sparsecam "
+                f"{safe_url(clip.source)}: expected a video file or a folder of images. For a live camera, `sparsecam "
                 "record` saves what its detector sees; that can be replayed"
             )
     return found

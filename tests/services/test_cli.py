@@ -93,6 +93,24 @@ class TestCheck:
         assert json.loads(as_json.stdout)["config"]["cameras"]["door"]["source"] == "rtsp://admin:***@10.0.0.9/1"
         assert "hunter22" not in done.stdout + done.stderr + as_json.stdout + as_json.stderr
 
+    @pytest.mark.parametrize(
+        "source",
+        [
+            "http://10.0.0.9/s?access_token=hunter22",
+            "http://10.0.0.9/s?key=hunter22&signature=hunter22",
+            "http://10.0.0.9/s?sessionid=hunter22",
+            "rtsp://hunter22@10.0.0.9/1",
+            "rtsp://10.0.0.9/user=admin_password=hunter22_channel=1_stream=0.sdp",
+        ],
+    )
+    def test_no_camera_shows_its_token(self, invoke: Run, folder: Path, source: str) -> None:
+        path = folder / "c.yaml"
+        path.write_text(f"cameras:\n  door: {{source: '{source}'}}\n")
+        done, as_json = invoke("check", str(path)), invoke("check", str(path), "--json")
+        assert "10.0.0.9" in done.stdout
+        assert json.loads(as_json.stdout)["config"]["cameras"]["door"]["source"] == source.replace("hunter22", "***")
+        assert "hunter22" not in done.stdout + done.stderr + as_json.stdout + as_json.stderr
+
     def test_each_problem_begins_its_line_with_its_place(self, invoke: Run, folder: Path) -> None:
         path = folder / "c.yaml"
         path.write_text("redis:\n  ulr: x\nlink:\n  max_age_ms: 0\n")
