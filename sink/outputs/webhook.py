@@ -15,22 +15,24 @@ import ssl
 import threading
 import time
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from urllib.parse import SplitResult, unquote, urljoin, urlsplit
+from urllib.parse import SplitResult, unquote, unquote_plus, urljoin, urlsplit
 
 from sink.outputs.address import PrivateAddress, connect_to
 from sink.outputs.delivery import Failed, Output, Refused, Unreachable
 from sink.outputs.settings import WebhookSettings
 from sink.outputs.signature import signature, signing_key
 from wire.alerts import Alert
-from wire.logs import HIDDEN
+from wire.logs import without
 from wire.metrics import package_version
 
 # Redirects followed: a receiver that moved has one, one behind a gateway two; more is a loop.
 REDIRECTS_MOST = 3
 # Of the body of a failure: enough for a reason. What a receiver sends beyond is never read.
 ANSWER_BYTES = 500
+# A piece of a path from this length may be a key; shorter ones are words such as "services", of use in a reason.
+KEY_LENGTH = 12
 
 # About this alert: the same again would be refused again.
 _NEVER = (400, 410, 413, 414, 415, 422, 431)
@@ -96,6 +98,7 @@ class Webhook(Output):
         parts = urlsplit(url)
         secure = parts.scheme == "https"
         host, port = parts.hostname or "", parts.port or (443 if secure else 80)
+        secrets = self._secrets(url)
         try:
             link = connect_to(host, port, allow_private=self._settings.allow_private, until_s=until_s)
         except PrivateAddress as error:
@@ -112,29 +115,41 @@ class Webhook(Output):
         try:
             if isinstance(link, ssl.SSLSocket):
                 link.do_handshake()
-            answer = _exchange(link, parts, headers, body)
+            answer = _exchange(link, parts, headers, body, secrets)
             if time.monotonic() >= until_s:
                 raise TimeoutError  # an answer that we cut short looks like one that ended there
-            return replace(answer, excerpt=self._without_secrets(answer.excerpt))
+            return answer
         except ssl.SSLCertVerificationError as error:
             raise Unreachable(f"the certificate of {host} is not to be trusted: {error.verify_message}") from None
         except (OSError, http.client.HTTPException) as error:
             if time.monotonic() >= until_s:
                 raise Unreachable(f"{host} did not answer in {self._settings.timeout_s:g} s") from None
-            raise Unreachable(f"{host}: {type(error).__name__}: {error}"[:ANSWER_BYTES]) from None
+            # An answer that is no HTTP is quoted in the error.
+            what = without(f"{host}: {type(error).__name__}: {error}", secrets)[:ANSWER_BYTES]
+            raise Unreachable(what) from None
         finally:
             limit.cancel()
             link.close()
 
-    def _without_secrets(self, text: str) -> str:
-        """Receivers like to repeat what they were sent."""
-        for secret in sorted([self._url, *self._own.values()], key=len, reverse=True):
-            text = text.replace(secret, HIDDEN) if secret else text
-        return text
+    def _secrets(self, url: str) -> set[str]:
+        """What a receiver at `url` was sent that nobody else is to know."""
+        own = {piece for value in self._own.values() for piece in (value, value.rpartition(" ")[2])}  # "Bearer KEY"
+        return {*_url_secrets(self._url), *_url_secrets(url), *own}
 
 
-def _exchange(link: socket.socket, parts: SplitResult, headers: dict[str, str], body: bytes) -> _Answer:
-    """One request and its answer on an open connection."""
+def _url_secrets(url: str) -> set[str]:
+    """What of a URL may be its key: many receivers have it in the path, others in the query."""
+    parts = urlsplit(url)
+    found = {url, parts.path, f"{parts.path}?{parts.query}", parts.query, parts.password or ""}
+    found |= {piece for piece in parts.path.split("/") if len(piece) >= KEY_LENGTH}
+    found |= {piece.partition("=")[2] for piece in parts.query.split("&")}
+    return {secret for one in found for secret in (one, unquote(one), unquote_plus(one))} - {"", "/", "?", "/?"}
+
+
+def _exchange(
+    link: socket.socket, parts: SplitResult, headers: dict[str, str], body: bytes, secrets: set[str]
+) -> _Answer:
+    """One request and its answer, without `secrets`, on an open connection."""
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
     connection = kind(parts.hostname or "", parts.port)
     connection.sock = link  # so that it makes none of its own, to an address that nobody checked
@@ -142,7 +157,7 @@ def _exchange(link: socket.socket, parts: SplitResult, headers: dict[str, str], 
         path = parts.path or "/"
         connection.request("POST", f"{path}?{parts.query}" if parts.query else path, body, headers)
         answer = connection.getresponse()
-        excerpt = "" if 200 <= answer.status < 300 else _printable(answer.read(ANSWER_BYTES))
+        excerpt = "" if 200 <= answer.status < 300 else _excerpt(answer.read(ANSWER_BYTES), secrets)
         return _Answer(answer.status, answer.headers["location"] or "", answer.headers["retry-after"] or "", excerpt)
     finally:
         connection.close()
@@ -191,8 +206,14 @@ def _wait_s(retry_after: str) -> float:
     return 0.0
 
 
-def _printable(body: bytes) -> str:
-    return "".join(character for character in body.decode(errors="replace") if character.isprintable()).strip()
+def _excerpt(body: bytes, secrets: set[str]) -> str:
+    """The first bytes of a body as text, without the secrets that receivers like to repeat."""
+    text = "".join(character for character in body.decode(errors="replace") if character.isprintable()).strip()
+    if len(body) == ANSWER_BYTES:
+        # A secret that was cut off there is not found whole.
+        begun = (length for secret in secrets for length in range(1, len(secret)) if text.endswith(secret[:length]))
+        text = text[: len(text) - max(begun, default=0)]
+    return without(text, secrets)
 
 
 def _hang_up(link: socket.socket) -> None:

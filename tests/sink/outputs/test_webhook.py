@@ -22,7 +22,7 @@ from sink.outputs.address import connect_to, is_public
 from sink.outputs.delivery import DeliveryError, Failed, Refused, Unreachable
 from sink.outputs.settings import WebhookSettings
 from sink.outputs.signature import signature, signing_key
-from sink.outputs.webhook import Webhook
+from sink.outputs.webhook import ANSWER_BYTES, Webhook
 from wire.alerts import Alert, to_json
 
 PRIVATE = [
@@ -301,6 +301,39 @@ def test_secrets_appear_in_no_message(receiver: Any, answers: Any, make_alert: M
         with pytest.raises(ValidationError) as caught:
             settings(**{"url": receiver.url, **wrong})
         assert "hunter22" not in str([error["msg"] for error in caught.value.errors()])
+
+
+@pytest.mark.parametrize(
+    ("path", "answer"),
+    [
+        ("/services/T024/Xk9hunter22xx", "<pre>Cannot POST /services/T024/Xk9hunter22xx</pre>"),
+        ("/gate/T024/Xk9hunter22xx", "behind the gate: no /T024/Xk9hunter22xx"),
+        ("/hook?key=Xk9hunter22&x=1", "Cannot POST /hook?key=Xk9hunter22&amp;x=1"),
+        ("/hook?key=Xk9%20hunter22", "no key 'Xk9 hunter22', no Xk9%20hunter22"),
+        # Cut off within the key.
+        ("/services/T024/Xk9hunter22xx", f"{'-' * (ANSWER_BYTES - 25)}/services/T024/Xk9hunter22xx"),
+    ],
+)
+@pytest.mark.parametrize("redirected", [False, True])
+def test_what_a_receiver_repeats_of_the_url_shows_no_key(
+    receiver: Any, answers: Any, make_alert: Make, path: str, answer: str, redirected: bool
+) -> None:
+    def echo(handler: BaseHTTPRequestHandler) -> None:
+        moved = handler.path == "/moved"
+        (answers(307, Location=path) if moved else answers(404, answer.encode()))(handler)
+
+    receiver.habit = echo
+    with pytest.raises(Unreachable, match="HTTP 404: ") as caught:
+        send(make_alert(1), f"http://127.0.0.1:{receiver.port}{'/moved' if redirected else path}")
+    assert "Xk9" not in str(caught.value)
+    assert "hunter" not in str(caught.value)
+
+
+def test_an_answer_that_is_no_http_shows_no_key(receiver: Any, make_alert: Make) -> None:
+    receiver.habit = lambda handler: handler.wfile.write(f"what is {handler.path}?\r\n".encode())
+    with pytest.raises(Unreachable, match=r"what is \*\*\*") as caught:
+        send(make_alert(1), f"http://127.0.0.1:{receiver.port}/services/Xk9hunter22xx")
+    assert "hunter" not in str(caught.value)
 
 
 def test_https_works_and_checks_the_certificate(
