@@ -7,7 +7,6 @@ import math
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -22,6 +21,7 @@ import structlog
 from services.process import EXIT_UNUSABLE, PARENT_VARIABLE
 from wire.health import HealthError, HealthReport, read_health
 from wire.logs import LogFormat, redact
+from wire.program import python
 
 log = structlog.get_logger()
 
@@ -34,19 +34,14 @@ LONGEST_LINE = 64 << 10  # a line of output beyond this is passed on in pieces
 Fate = Literal[
     "running",
     "waiting",  # for its next start
-    "finished",  # it ended by itself, and well
     "unusable",  # it said that it cannot run as configured
     "stopped",  # we told it to stop
 ]
 
-# `-m` would put the current folder first on the module path, where any folder named like a room would be taken for it.
-_ROOT = str(Path(__file__).resolve().parents[1])
-_BOOTSTRAP = f"import sys; sys.path[:1] = [{_ROOT!r}]; from services.cli import main; main()"
-
 
 def sparsecam(*arguments: str) -> tuple[str, ...]:
     """The command line of a `sparsecam` command, run by this Python."""
-    return (sys.executable, "-c", _BOOTSTRAP, *arguments)
+    return python("from services.cli import main; main()", *arguments)
 
 
 @dataclass(frozen=True)
@@ -105,7 +100,10 @@ class Child:
         self._readers = [*(thread for thread in self._readers if thread.is_alive()), reader]
 
     def tick(self) -> None:
-        """Notice an end or a hang; start again when its time has come."""
+        """Notice an end or a hang; start again when its time has come.
+
+        Exit code 0 is an end like any other: somebody else told it to stop, and what it did is missed all the same.
+        """
         if self.fate == "waiting" and self.clock() >= self._start_at_s:
             self.start()
         if self.fate != "running" or self._process is None:
@@ -144,10 +142,6 @@ class Child:
     def _ended(self, code: int) -> None:
         lived_s = self.clock() - self._started_s
         self.exit_code = code
-        if code == 0:
-            self.fate = "finished"
-            log.info("process finished", process=self.spec.name)
-            return
         if code == EXIT_UNUSABLE and not self._worked and self.restarts == 0:
             # It said why. What cannot run as configured at first start is for a person to mend; one that worked
             # before (its readers hang, its model is being replaced) is tried again.

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from services.config import Config, check_classes
 from services.model_names import detector_settings
+from wire.program import module
 
 # Importing PyTorch for a checkpoint takes seconds on a busy machine; an ONNX file half of one.
 TIMEOUT_S = 60
@@ -26,7 +27,7 @@ def model_classes(config: Config) -> frozenset[str] | None:
     if not config.detector.model or not names_classes(config):
         return None
     # Raises RegistryError for a name: whoever asks has refused that already, with its place in the config.
-    command = [sys.executable, "-m", "services.model_classes", detector_settings(config).model]
+    command = module("services.model_classes", detector_settings(config).model)
     try:
         done = subprocess.run(command, capture_output=True, timeout=TIMEOUT_S, check=True)
         names = json.loads(done.stdout)

@@ -6,13 +6,12 @@ import contextlib
 import json
 import os
 import subprocess
-import sys
 import threading
 from collections.abc import Sequence
-from pathlib import Path
 
 from ingest.sim.faults import parse_fault
 from ingest.sim.scene_url import parse
+from wire.program import module
 
 # A cold start (imports, background, encoder) takes 1-2 s on one core; this allows for a busy machine.
 START_TIMEOUT_S = 30.0
@@ -59,17 +58,13 @@ def launch(url: str, *, faults: Sequence[str] = ()) -> SimulatedCamera:
     parse(url)
     for fault in faults:
         parse_fault(fault)
-    root = str(Path(__file__).resolve().parents[2])
-    command = [sys.executable, "-m", "ingest.sim", "serve", url, "--port", "0", "--parent", str(os.getpid())]
-    for fault in faults:
-        command += ["--fault", fault]
-    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+    wanted = [word for fault in faults for word in ("--fault", fault)]
+    command = module("ingest.sim", "serve", url, "--port", "0", "--parent", str(os.getpid()), *wanted)
     process = subprocess.Popen(
         command,
         stdin=subprocess.PIPE,  # its end tells the child that we are gone
         stdout=subprocess.PIPE,
         text=True,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
     )
     timer = threading.Timer(START_TIMEOUT_S, process.kill)
     timer.daemon = True

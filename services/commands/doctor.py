@@ -27,6 +27,7 @@ from services.workers import worker_count
 from trainer.errors import RegistryError
 from wire.curve import LinkError
 from wire.logs import redact
+from wire.program import python
 from wire.redis_link import RedisAway, RedisUrlError, connect
 from wire.valkey import EmbeddedValkey, ValkeyError
 
@@ -182,7 +183,7 @@ def _import_complaint(name: str) -> str:
     environment = {**os.environ, "NM_DISABLE_ANALYTICS": "1"}
     try:
         done = subprocess.run(
-            [sys.executable, "-c", program], env=environment, capture_output=True, timeout=IMPORT_LIMIT_S, check=False
+            python(program), env=environment, capture_output=True, timeout=IMPORT_LIMIT_S, check=False
         )
     except subprocess.TimeoutExpired:
         return f"no end of import in {IMPORT_LIMIT_S:g} s"

@@ -92,12 +92,18 @@ def test_the_backoff_doubles_to_its_cap_and_starts_again_after_a_healthy_minute(
     assert child._start_at_s - nursery.clock() == pytest.approx(FIRST_BACKOFF_S, abs=0.2)
 
 
-def test_a_child_that_ends_well_is_not_started_again(nursery: Nursery, wait_until: Wait) -> None:
+def test_a_child_that_somebody_else_told_to_stop_is_started_again(nursery: Nursery, wait_until: Wait) -> None:
+    """A killer of processes sends SIGTERM first, and ours then end with code 0."""
     child = nursery.child("pass")
     ends(child, wait_until)
+    assert (child.fate, child.restarts, child.pid) == ("waiting", 1, None)
     nursery.clock.ahead_s += 1000
     child.tick()
-    assert (child.fate, child.restarts, child.pid) == ("finished", 0, None)
+    assert child.fate == "running"
+    child.terminate()
+    assert child.wait(nursery.clock() + 10)
+    child.tick()
+    assert (child.fate, child.restarts) == ("stopped", 1)
 
 
 def test_what_cannot_run_at_first_start_is_for_a_person_and_later_is_tried_again(
