@@ -68,7 +68,8 @@ def run(config: Config, stop: threading.Event, health: Health, *, command: Comma
                 stop.wait(RETRY_S)
                 continue
             if taken is not None:
-                JobRun(taken, settings, queue, counts, command=command, each_tick=report).run(stop)
+                folder = config.registry.folder
+                JobRun(taken, settings, folder, queue, counts, command=command, each_tick=report).run(stop)
         report()
         queue.close()
 

@@ -59,14 +59,20 @@ def check_name(name: str) -> None:
     )
 
 
+def taken(folder: Path, name: str) -> Path | None:
+    """The file by which `folder` has the name already; None where it is free."""
+    files = (folder / f"{name}{suffix}" for suffix in (MODEL_SUFFIX, CARD_SUFFIX))
+    return next((path for path in files if path.exists()), None)
+
+
 def check_free(folder: Path, name: str, digest: str, told: Told) -> None:
     """Raise RegistryError where `folder` has the name already.
 
     The same model, told of in the same words, is no other: who was killed while adding it adds it again.
     """
-    taken = [path for path in (folder / f"{name}{suffix}" for suffix in (MODEL_SUFFIX, CARD_SUFFIX)) if path.exists()]
-    if taken and not _same(folder, name, digest, told):
-        raise RegistryError(f"{taken[0]} is there already; take another name, or replace it with --replace")
+    there = taken(folder, name)
+    if there and not _same(folder, name, digest, told):
+        raise RegistryError(f"{there} is there already; take another name, or replace it with --replace")
 
 
 def entries(folders: Sequence[Path]) -> list[Entry]:

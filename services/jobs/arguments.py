@@ -8,10 +8,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from services.jobs.settings import TrainerSettings
-from trainer.registry import is_name
+from services.model_names import registry_folders
+from trainer.card import read_told
+from trainer.errors import CardError, RegistryError
+from trainer.registry import check_name, find, is_name
 from wire.jobs import Job
 
 # Starts with a letter or digit, so that it is never taken for an option; no slashes, so never for a path elsewhere.
@@ -24,6 +27,14 @@ Model = TypeVar("Model", bound=BaseModel)
 
 class JobError(ValueError):
     """A job that cannot be done as it is written: says which word, and what was expected."""
+
+
+def _model_name(text: str) -> str:
+    try:
+        check_name(text)
+    except RegistryError as error:
+        raise ValueError(str(error)) from None
+    return text
 
 
 class TrainArguments(BaseModel):
@@ -59,15 +70,20 @@ class PublishArguments(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: Word | None = None  # in the registry; without one the model stays in its run's folder
+    # In the registry; without one the model stays in its run's folder.
+    name: Annotated[Word, AfterValidator(_model_name)] | None = None
     card: File | None = None  # what only people know of the model, as `models add` reads it
     baseline: File | None = None  # of the registry, or a file: ONNX or a checkpoint
     dense: File | None = None  # of the registry, or a file: ONNX
     dynamic: bool = False
 
 
-def publish_words(publish: PublishArguments, settings: TrainerSettings) -> dict[str, str]:
-    """The options of `models add`, files found below the trainer's folders; raises JobError for a missing word."""
+def publish_words(publish: PublishArguments, settings: TrainerSettings, registry: Path) -> dict[str, str]:
+    """The options of `models add`, files found below the trainer's folders; `registry` is the folder it enters.
+
+    Raises JobError for what `models add` would refuse whatever is trained: a word that is missing, a card that cannot
+    be read, a name that no registry has.
+    """
     if publish.name is None:
         return {}
     missing = [word for word in ("card", "baseline") if getattr(publish, word) is None]
@@ -76,12 +92,23 @@ def publish_words(publish: PublishArguments, settings: TrainerSettings) -> dict[
             f"{', '.join(missing)}: missing; a model is published with a card and measured against a baseline"
         )
     data_dir = _data_dir(settings)
-    found = {"card": str(below(publish.card or "", (data_dir,), "card"))}
+    card = below(publish.card or "", (data_dir,), "card")
+    try:
+        read_told(card)
+    except CardError as error:
+        raise JobError(f"card: {error}") from None
+    found = {"card": str(card)}
     for word, text in (("baseline", publish.baseline), ("dense", publish.dense)):
         if text is None:
             continue
-        named = is_name(text)  # of the registry, which `models add` looks up
-        found[word] = text if named else str(below(text, (data_dir, settings.runs), word))
+        if not is_name(text):
+            found[word] = str(below(text, (data_dir, settings.runs), word))
+            continue
+        try:
+            find(text, registry_folders(registry))
+        except RegistryError as error:
+            raise JobError(f"{word}: {error}") from None
+        found[word] = text  # which `models add` looks up
     return found
 
 

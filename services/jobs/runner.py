@@ -14,6 +14,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import structlog
@@ -61,15 +62,18 @@ class JobRun:
         self,
         taken: Taken,
         settings: TrainerSettings,
+        registry: Path,
         queue: JobQueue,
         counts: Counts,
         *,
         command: Command = sparsecam,
         each_tick: Callable[[], None] = lambda: None,
     ) -> None:
-        """`command` makes the command line of one of our commands; `each_tick` is called some times a second."""
+        """`registry` is the folder that models are published into. `command` makes the command line of one of our
+        commands; `each_tick` is called some times a second."""
         self._taken = taken
         self._settings = settings
+        self._registry = registry
         self._queue = queue
         self._counts = counts
         self._command = command
@@ -95,7 +99,7 @@ class JobRun:
 
     def _run(self, stop: threading.Event) -> Outcome:
         try:
-            plan = plan_of(self._taken.job, self._settings)
+            plan = plan_of(self._taken.job, self._settings, self._registry)
             record = plan.folder.record()
         except (JobError, OSError) as error:
             return self._end("failed", str(error), stop)

@@ -9,6 +9,7 @@ from pathlib import Path
 from services.jobs.arguments import JobError, PublishArguments, checked, publish_words, train_words
 from services.jobs.folder import JobFolder
 from services.jobs.settings import TrainerSettings
+from trainer.registry import taken
 from wire.jobs import Job
 
 Command = tuple[str, ...]
@@ -32,8 +33,8 @@ class Plan:
     model: str  # name in the registry; empty: not published
 
 
-def plan_of(job: Job, settings: TrainerSettings) -> Plan:
-    """Raises JobError for a job that cannot be done as it is written."""
+def plan_of(job: Job, settings: TrainerSettings, registry: Path) -> Plan:
+    """`registry` is the folder that models are published into; raises JobError for a job that cannot be done."""
     if job.kind != "train":
         raise JobError(f"kind {job.kind!r}: expected 'train'")
     words, options = train_words(job, settings)
@@ -45,7 +46,10 @@ def plan_of(job: Job, settings: TrainerSettings) -> Plan:
         Stage("export", lambda: _export(folder, onnx, publish)),
     ]
     if publish.name:
-        told = publish_words(publish, settings)
+        there = taken(registry, publish.name)
+        if there and not folder.last.is_file():  # once it trains, the name may be taken by this job's own model
+            raise JobError(f"name: {there} is there already; take another name, or `sparsecam models remove` that one")
+        told = publish_words(publish, settings, registry)
         data = next(option for option in options if option.startswith("--data="))
         stages.append(Stage("publish", lambda: _publish(folder, onnx, data, told)))
     return Plan(folder, tuple(stages), 0 if words.recipe else words.epochs or 0, publish.name or "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -9,8 +10,10 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,6 +22,7 @@ from services.jobs.folder import JobFolder, Record, newest_row
 from services.jobs.program import LINES_HELD, LONGEST_LINE, Program
 from services.jobs.settings import TrainerSettings
 from services.jobs.stages import plan_of
+from trainer.registry import add
 from wire.jobs import Job
 from wire.valkey import EmbeddedValkey
 
@@ -26,17 +30,29 @@ Invoke = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> TrainerSettings:
+def registry(tmp_path: Path, cards: ModuleType) -> Path:
+    """A registry with one model, street-base."""
+    add(tmp_path / "models", b"base", cards.card("street-base", hashlib.sha256(b"base").hexdigest()))
+    return tmp_path / "models"
+
+
+@pytest.fixture
+def settings(tmp_path: Path, cards: ModuleType) -> TrainerSettings:
     data = tmp_path / "data"
     (data / "street").mkdir(parents=True)
-    for name in ("street/data.yaml", "n.pt", "my.md", "c.yaml"):
+    for name in ("street/data.yaml", "n.pt", "my.md", "empty.yaml"):
         (data / name).touch()
+    told = cards.told().model_dump(mode="json")
+    told["training"].pop("epochs")
+    (data / "c.yaml").write_text(yaml.safe_dump(told))
     (tmp_path / "secret.yaml").touch()
     (data / "way-out.yaml").symlink_to(tmp_path / "secret.yaml")
     return TrainerSettings.model_validate({"data_dir": data, "runs_dir": tmp_path / "runs"})
 
 
-def test_a_job_becomes_the_command_that_a_person_would_give(settings: TrainerSettings, tmp_path: Path) -> None:
+def test_a_job_becomes_the_command_that_a_person_would_give(
+    settings: TrainerSettings, registry: Path, tmp_path: Path
+) -> None:
     words = {
         "data": "street/data.yaml",
         "cfg": "yolov5n-hardswish",
@@ -48,9 +64,8 @@ def test_a_job_becomes_the_command_that_a_person_would_give(settings: TrainerSet
         "epochs": 3,
         "auto_batch": True,
     }
-    plan = plan_of(
-        Job("j", words, {"name": "street", "baseline": "street-base", "dense": "n.pt", "card": "c.yaml"}), settings
-    )
+    publish = {"name": "street", "baseline": "street-base", "dense": "n.pt", "card": "c.yaml"}
+    plan = plan_of(Job("j", words, publish), settings, registry)
     plan.folder.best.parent.mkdir(parents=True)
     plan.folder.best.touch()
     export, published = (stage.command() for stage in plan.stages[1:])
@@ -84,8 +99,10 @@ def test_a_job_becomes_the_command_that_a_person_would_give(settings: TrainerSet
     assert (plan.epochs, plan.model) == (0, "street"), "the recipe's epochs win, and it knows them"
 
 
-def test_a_run_with_a_finished_epoch_is_gone_on_with_and_one_without_begun_anew(settings: TrainerSettings) -> None:
-    plan = plan_of(Job("j", {"data": "street/data.yaml"}), settings)
+def test_a_run_with_a_finished_epoch_is_gone_on_with_and_one_without_begun_anew(
+    settings: TrainerSettings, registry: Path
+) -> None:
+    plan = plan_of(Job("j", {"data": "street/data.yaml"}), settings, registry)
     rubbish = plan.folder.run / "weights" / "half.unfinished"
     rubbish.parent.mkdir(parents=True)
     rubbish.touch()
@@ -130,21 +147,47 @@ def test_a_word_that_reaches_further_is_refused_by_name(settings: TrainerSetting
 
 
 def test_where_a_model_is_published_is_a_name(settings: TrainerSettings) -> None:
-    for words in ({"name": "../x"}, {"max_map_drop": 1}, {"name": "-x"}):
+    for words in ({"name": "../x"}, {"max_map_drop": 1}, {"name": "-x"}, {"name": "x.onnx"}):
         with pytest.raises(JobError):
             checked(PublishArguments, words)
 
 
 @pytest.mark.parametrize(
     "words",
-    [{}, {"card": "c.yaml"}, {"baseline": "b"}, {"card": "/etc/passwd", "baseline": "b"},
-     {"card": "c.yaml", "baseline": "/etc/passwd"}, {"card": "c.yaml", "baseline": "b", "dense": "../m.onnx"}],
+    [{}, {"card": "c.yaml"}, {"baseline": "street-base"}, {"card": "/etc/passwd", "baseline": "street-base"},
+     {"card": "c.yaml", "baseline": "/etc/passwd"},
+     {"card": "c.yaml", "baseline": "street-base", "dense": "../m.onnx"}],
 )  # fmt: skip
 def test_a_model_is_published_with_a_card_and_a_baseline_from_the_trainers_folders(
-    settings: TrainerSettings, words: dict[str, str]
+    settings: TrainerSettings, registry: Path, words: dict[str, str]
 ) -> None:
     with pytest.raises(JobError):
-        plan_of(Job("j", {"data": "street/data.yaml"}, {"name": "street", **words}), settings)
+        plan_of(Job("j", {"data": "street/data.yaml"}, {"name": "street", **words}), settings, registry)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [({"name": "street.onnx"}, "^name: .*leave the suffix out"), ({"name": "street-base"}, "^name: .* there already"),
+     ({"card": "empty.yaml"}, r"^card: .*empty\.yaml: "), ({"baseline": "street-bas"}, "^baseline: .*'street-base'"),
+     ({"dense": "nobodys"}, "^dense: no model 'nobodys'")],
+)  # fmt: skip
+def test_what_would_be_refused_after_the_training_is_refused_before_it(
+    settings: TrainerSettings, registry: Path, wrong: dict[str, str], words: str
+) -> None:
+    publish = {"name": "street", "card": "c.yaml", "baseline": "street-base", **wrong}
+    with pytest.raises(JobError, match=words):
+        plan_of(Job("j", {"data": "street/data.yaml"}, publish), settings, registry)
+
+
+def test_a_job_that_was_killed_while_publishing_goes_on_with_its_own_name(
+    settings: TrainerSettings, registry: Path, cards: ModuleType
+) -> None:
+    job = Job("j", {"data": "street/data.yaml"}, {"name": "street", "card": "c.yaml", "baseline": "street-base"})
+    last = plan_of(job, settings, registry).folder.last
+    last.parent.mkdir(parents=True)
+    last.touch()
+    add(registry, b"trained", cards.card("street", hashlib.sha256(b"trained").hexdigest()))
+    assert plan_of(job, settings, registry).stages[-1].name == "publish"
 
 
 plain = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=30)

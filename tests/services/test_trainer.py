@@ -5,6 +5,7 @@ The programs are a stand-in that keeps to the contract of `sparsecam train`, in 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -13,13 +14,16 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 
 import cv2
 import numpy as np
 import pytest
 import redis
+import yaml
 
 from services.process import EXIT_UNUSABLE, report_path
+from trainer.registry import add
 from wire import jobs
 from wire.health import read_health
 from wire.jobs import Job, JobStatus
@@ -93,6 +97,7 @@ class Site:
         config = self.folder / f"{name}.yaml"
         config.write_text(
             f"runtime_dir: {self.folder}/run\nmetrics: {{enabled: false}}\nredis: {{url: '{self.valkey.url}'}}\n"
+            f"registry: {{folder: {self.folder}/models}}\n"
             f"trainer: {{name: {name}, data_dir: {self.folder}/data, runs_dir: {self.folder}/runs}}\n"
         )
         script = str(self.folder / program) if program else ""
@@ -157,8 +162,10 @@ def alive(pid: int) -> bool:
         return False
 
 
-def test_jobs_are_done_in_turn_and_a_refused_one_says_why(site: Site) -> None:
-    (site.folder / "data" / "card.yaml").touch()
+def test_jobs_are_done_in_turn_and_a_refused_one_says_why(site: Site, cards: ModuleType) -> None:
+    (site.folder / "data" / "card.yaml").write_text(yaml.safe_dump(cards.told().model_dump(mode="json")))
+    for name in ("base", "too-good"):
+        add(site.folder / "models", name.encode(), cards.card(name, hashlib.sha256(name.encode()).hexdigest()))
     facts = {"card": "card.yaml", "baseline": "base"}
     good, refused, bad = site.submit(name="street", **facts), site.submit("0.1 refuse"), jobs.new_id()
     jobs.submit(site.link, Job(bad, {"data": "../../etc/passwd"}))
