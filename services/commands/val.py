@@ -78,6 +78,8 @@ def val(job: Job, *, as_json: bool) -> int:
 
 def _question(job: Job, config: DataConfig) -> Question:
     pictures = config.split(job.task)
+    if job.task == "test" and config.without_test:
+        raise TrainerError(f"{config.path}: {config.without_test}")
     if not pictures:
         raise TrainerError(f"{config.path}: no pictures under {job.task}; expected at least one")
     aspect = None

@@ -117,6 +117,17 @@ def test_what_cannot_be_asked_is_refused_in_words(
     assert words in " ".join(done.stderr.split())
 
 
+def test_a_test_split_that_is_not_there_is_missed_by_who_asks_for_it(
+    invoke: Sparsecam, bright_box_model: Path, data: Path
+) -> None:
+    data.write_text(data.read_text() + "test: held/out\n")
+    given = ("val", str(bright_box_model), "--data", str(data), "--engine", "onnxruntime")
+    assert invoke(*given).returncode == 0
+    done = invoke(*given, "--task", "test")
+    assert done.returncode == 1
+    assert "test: held/out is not there; looked for" in " ".join(done.stderr.split())
+
+
 def test_a_picture_comes_with_its_objects_in_its_pixels(data: Path) -> None:
     picture, truth = read_picture(data.parent / "images/3.png", 1)
     assert picture.shape == (300, 160, 3)

@@ -152,6 +152,15 @@ def test_everything_wrong_is_told_at_once_with_file_and_line(dataset: Path, pict
     assert report.counts["train"].objects == {"thing": 4} and report.counts["train"].backgrounds == 3
 
 
+def test_a_test_split_that_is_not_there_is_no_more_than_a_warning(dataset: Path) -> None:
+    dataset.write_text(dataset.read_text() + "test: ../test/images\n")
+    config = read_data(dataset)
+    assert (len(config.train), config.test) == (2, ())
+    report = check(config)
+    (problem,) = report.problems
+    assert not report.errors and problem.what.startswith("test: ../test/images is not there; looked for ")
+
+
 def test_an_empty_set_and_one_without_objects_are_errors(dataset: Path, picture: Callable[..., Path]) -> None:
     root = dataset.parent
     (root / "nothing").mkdir()

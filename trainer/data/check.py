@@ -143,6 +143,8 @@ def _of_split(config: DataConfig, split: str, count: Counts) -> Iterator[Problem
     if not count.pictures:
         if split != "test":
             yield Problem(config.path, None, f"{split}: no pictures in it")
+        elif config.without_test:
+            yield Problem(config.path, None, config.without_test, error=False)
         return
     if not any(count.objects.values()):
         yield Problem(config.path, None, f"{split}: {count.pictures} pictures, but no object in any of their labels")

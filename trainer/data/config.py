@@ -3,7 +3,7 @@
     path: .                # optional: where the rest is relative to; the file's own folder when missing
     train: images/train    # a folder of pictures, a .txt with one picture a line, or a list of them
     val: images/val
-    test: images/test      # optional
+    test: images/test      # optional; exports name it also where they leave its folder out
     names: [person, car]   # or {0: person, 1: car}; `nc`, when given, must agree
 
 Roboflow's exports write `../train/images` although the folder lies beside the file; it is found there. A `download:`
@@ -27,6 +27,14 @@ PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", 
 SPLITS = ("train", "val", "test")
 
 
+class _NotThere(DataError):
+    """A folder or list that a data.yaml names is not there."""
+
+    def __init__(self, path: Path, what: str) -> None:
+        super().__init__(f"{path}: {what}")
+        self.what = what
+
+
 @dataclass(frozen=True)
 class DataConfig:
     """A data set: its pictures by split, sorted, and its classes. Pictures that a .txt lists need not be there."""
@@ -36,6 +44,7 @@ class DataConfig:
     val: tuple[Path, ...]
     test: tuple[Path, ...]
     names: tuple[str, ...]  # by class number
+    without_test: str = ""  # why `test` is empty although the file names some
 
     def split(self, name: str) -> tuple[Path, ...]:
         """The pictures of `train`, `val` or `test`."""
@@ -57,8 +66,12 @@ def read_data(path: Path) -> DataConfig:
         raise DataError(f"{path}: expected the keys train, val and names, found {type(content).__name__}")
     names = _names(content, path)
     roots = _roots(content, path)
-    splits = {split: _pictures(content.get(split), split, roots, path) for split in SPLITS}
-    return DataConfig(path=path, names=names, **splits)
+    train, val = (_pictures(content.get(split), split, roots, path) for split in ("train", "val"))
+    try:
+        test, without_test = _pictures(content.get("test"), "test", roots, path), ""
+    except _NotThere as error:  # nobody trains on it: only who asks for it misses it
+        test, without_test = (), error.what
+    return DataConfig(path=path, train=train, val=val, test=test, names=names, without_test=without_test)
 
 
 def digest(config: DataConfig) -> str:
@@ -131,7 +144,7 @@ def _find(place: str, split: str, roots: list[Path], path: Path) -> Path:
         if candidate.exists():
             return candidate
     looked = ", ".join(dict.fromkeys(str(candidate) for candidate in tries))
-    raise DataError(f"{path}: {split}: {place} is not there; looked for {looked}")
+    raise _NotThere(path, f"{split}: {place} is not there; looked for {looked}")
 
 
 def _of_place(place: Path, roots: list[Path]) -> Iterable[Path]:
