@@ -57,6 +57,19 @@ def test_folders_are_found_from_the_file_its_path_and_roboflows_parent(dataset: 
     assert len(read_data(dataset).train) == 3
 
 
+def test_folders_behind_links_are_found_once_and_circles_end(dataset: Path, picture: Callable[..., Path]) -> None:
+    train, other = dataset.parent / "images" / "train", dataset.parent / "other"
+    picture(other / "inner" / "3.png", seed=3)
+    picture(train / "own" / "4.png", seed=4)
+    (train / "linked").symlink_to(other)
+    (train / "again").symlink_to(train / "own")
+    (other / "inner" / "round").symlink_to(train)
+    (train / "gone").symlink_to(dataset.parent / "nowhere")
+    (train / "itself").symlink_to(train / "itself")
+    found = [path.relative_to(train).as_posix() for path in read_data(dataset).train]
+    assert found == ["0.png", "1.png", "linked/inner/3.png", "own/4.png"]
+
+
 def test_lists_of_pictures_are_read_relative_to_themselves_or_the_data_set(dataset: Path) -> None:
     (dataset.parent / "lists").mkdir()
     (dataset.parent / "lists" / "train.txt").write_text("images/train/0.png\n../images/train/1.png\n\n")

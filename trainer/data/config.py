@@ -13,7 +13,8 @@ key is never acted upon.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -149,11 +150,30 @@ def _find(place: str, split: str, roots: list[Path], path: Path) -> Path:
 
 def _of_place(place: Path, roots: list[Path]) -> Iterable[Path]:
     if place.is_dir():
-        return (file for file in place.rglob("*") if file.suffix.lower() in PICTURE_SUFFIXES and file.is_file())
+        return (file for file in _files(place) if file.suffix.lower() in PICTURE_SUFFIXES and file.is_file())
     if place.suffix.lower() != ".txt":
         raise DataError(f"{place}: expected a folder or a .txt list of pictures")
     lines = (line.strip() for line in place.read_text(encoding="utf-8").splitlines())
     return (_listed(line, [place.parent, *roots]) for line in lines if line)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """All files below, also behind links to folders: each folder once, by its own path here where it has one."""
+    seen: set[Path] = set()
+    waiting = [folder]
+    while waiting:
+        links: list[Path] = []  # looked into when all that is reached with fewer links is known
+        for start in waiting:
+            for name, folders, files in os.walk(start):
+                here = Path(name)
+                real = here.resolve()
+                if real in seen:
+                    folders.clear()
+                    continue
+                seen.add(real)
+                yield from (here / file for file in files)
+                links += [link for one in sorted(folders) if (link := here / one).is_symlink()]
+        waiting = links
 
 
 def _listed(line: str, roots: list[Path]) -> Path:
