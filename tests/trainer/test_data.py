@@ -57,6 +57,26 @@ def test_folders_are_found_from_the_file_its_path_and_roboflows_parent(dataset: 
     assert len(read_data(dataset).train) == 3
 
 
+def test_a_byte_order_mark_says_nothing(dataset: Path) -> None:
+    (dataset.parent / "train.txt").write_text("images/train/0.png\n", encoding="utf-8-sig")
+    dataset.write_text("train: train.txt\nval: images/val\nnames: [thing]\n", encoding="utf-8-sig")
+    label = dataset.parent / "labels" / "train" / "0.txt"
+    label.write_text(label.read_text(), encoding="utf-8-sig")
+    config = read_data(dataset)
+    assert [path.name for path in config.train] == ["0.png"] and config.train[0].is_file()
+    assert check(config).errors == 0
+    assert len(read_labels(label, 1)) == 1
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "latin-1"])
+def test_a_list_in_another_encoding_is_refused_in_words(dataset: Path, encoding: str) -> None:
+    path = dataset.parent / "train.txt"
+    path.write_text("images/train/é.png\n", encoding=encoding)
+    dataset.write_text("train: train.txt\nval: images/val\nnames: [thing]\n")
+    with pytest.raises(DataError, match=r"train\.txt: expected a list of pictures in UTF-8"):
+        read_data(dataset)
+
+
 def test_folders_behind_links_are_found_once_and_circles_end(dataset: Path, picture: Callable[..., Path]) -> None:
     train, other = dataset.parent / "images" / "train", dataset.parent / "other"
     picture(other / "inner" / "3.png", seed=3)

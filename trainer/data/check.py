@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from trainer.data.config import SPLITS, DataConfig
-from trainer.data.labels import Labels, label_path, parse_labels
+from trainer.data.labels import ENCODING, Labels, label_path, parse_labels
 from trainer.data.pictures import decode_image
 
 _LEAST_SIDE = 10  # pixels; what is smaller than one cell of the finest grid (8) shows nothing
@@ -97,7 +97,7 @@ def _look(picture: Path, *, classes: int) -> _Seen:
     rows, labelled = np.zeros((0, 5), np.float32), label.is_file()
     if labelled:
         try:
-            rows, faults = parse_labels(label.read_text(encoding="utf-8"), classes)
+            rows, faults = parse_labels(label.read_text(encoding=ENCODING), classes)
             problems += [Problem(label, fault.line, fault.what, fault.error) for fault in faults]
         except (OSError, UnicodeDecodeError) as error:
             problems.append(Problem(label, None, f"cannot be read as text: {error}"))

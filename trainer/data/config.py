@@ -21,7 +21,7 @@ from typing import Any
 
 import yaml
 
-from trainer.data.labels import label_path
+from trainer.data.labels import ENCODING, label_path
 from trainer.errors import DataError
 
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
@@ -58,7 +58,7 @@ def read_data(path: Path) -> DataConfig:
     if path.is_dir():
         path = path / "data.yaml"
     try:
-        content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content: Any = yaml.safe_load(path.read_text(encoding=ENCODING))
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read ({error}); a data.yaml in YOLO's format is wanted") from error
     except yaml.YAMLError as error:
@@ -153,8 +153,23 @@ def _of_place(place: Path, roots: list[Path]) -> Iterable[Path]:
         return (file for file in _files(place) if file.suffix.lower() in PICTURE_SUFFIXES and file.is_file())
     if place.suffix.lower() != ".txt":
         raise DataError(f"{place}: expected a folder or a .txt list of pictures")
-    lines = (line.strip() for line in place.read_text(encoding="utf-8").splitlines())
+    lines = (line.strip() for line in _list_text(place).splitlines())
     return (_listed(line, [place.parent, *roots]) for line in lines if line)
+
+
+def _list_text(path: Path) -> str:
+    try:
+        text = path.read_text(encoding=ENCODING)
+    except OSError as error:
+        raise DataError(f"{path}: the list of pictures cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:  # UTF-16 without a mark reads as UTF-8 with a NUL after each letter
+        raise DataError(
+            f"{path}: expected a list of pictures in UTF-8; this is another encoding, perhaps the UTF-16 that "
+            "PowerShell's `>` writes: save it as UTF-8 (`| Out-File -Encoding utf8`)"
+        )
+    return text
 
 
 def _files(folder: Path) -> Iterator[Path]:

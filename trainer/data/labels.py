@@ -17,6 +17,8 @@ from trainer.errors import DataError
 
 Labels = NDArray[np.float32]
 
+ENCODING = "utf-8-sig"  # UTF-8; Windows' editors begin it with a mark that says nothing
+
 # Exporters round to six digits and better; what lies further outside was measured against another picture.
 _OUTSIDE = 1e-3
 
@@ -43,7 +45,7 @@ def label_path(picture: Path) -> Path:
 def read_labels(path: Path, classes: int) -> Labels:
     """Objects as (n, 5): class, and cx cy w h in 0..1, cut at the picture's edge; no file: (0, 5). Raises DataError."""
     try:
-        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        text = path.read_text(encoding=ENCODING) if path.exists() else ""
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read as text: {error}") from error
     rows, faults = parse_labels(text, classes)
