@@ -106,6 +106,8 @@ def test_lists_of_pictures_are_read_relative_to_themselves_or_the_data_set(datas
         ("train: images/train\nnames: [thing]\n", "val: expected a folder"),
         ("train: images/train\nval: images/val\nnames: {1: thing}\n", "must be 0 to 0"),
         ("train: images/train\nval: images/val\nnames: [a, a]\n", "a given more than once"),
+        ("train: images/train\nval: images/val\nnames: {0: helmet, 1: no}\n", "class 1 reads as False"),
+        ("train: images/train\nval: images/val\nnames: [helmet, null]\n", "put the name in quotes"),
         ("train: [\n", "not YAML"),
         ("- train\n", "expected the keys"),
     ],

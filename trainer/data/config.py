@@ -102,6 +102,12 @@ def _names(content: dict[Any, Any], path: Path) -> tuple[str, ...]:
         names = [names[number] for number in range(len(names))]
     if not isinstance(names, list) or not names:
         raise DataError(f"{path}: names: expected the class names, [person, car] or {{0: person, 1: car}}")
+    for number, name in enumerate(names):
+        if isinstance(name, bool) or not isinstance(name, str | int | float):
+            raise DataError(
+                f"{path}: names: class {number} reads as {name!r}, which is no text; YAML takes a bare no, yes, on or "
+                "null for a value of its own: put the name in quotes, such as 'no'"
+            )
     words = tuple(str(name).strip() for name in names)
     if twice := sorted({word for word in words if words.count(word) > 1}):
         raise DataError(f"{path}: names: {', '.join(twice)} given more than once; each class wants a name of its own")
