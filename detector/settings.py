@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from wire.paths import MaybePath
 
 EngineChoice = Literal["auto", "deepsparse", "openvino", "onnxruntime", "torch"]
 
@@ -76,10 +77,15 @@ class DetectorSettings(BaseModel):
         le=600,
         description="A worker whose inference takes longer is held to hang and is replaced (seconds).",
     )
-    cache_dir: Path | None = Field(
+    cache_dir: MaybePath = Field(
         default=None,
         description="Folder for verdicts of trials; empty: $XDG_CACHE_HOME/sparsecam or ~/.cache/sparsecam.",
     )
+
+    @property
+    def names(self) -> dict[int, str]:
+        """`labels` by class number; none where they are the model's own."""
+        return dict(enumerate(self.labels)) if isinstance(self.labels, list) else self.labels or {}
 
     @field_validator("workers")
     @classmethod

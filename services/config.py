@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
@@ -29,6 +29,7 @@ from sink.incident_settings import IncidentSettings
 from sink.outputs.settings import OutputSettings
 from sink.settings import RuleSettings, SceneSettings, SinkSettings
 from sink.tracking.settings import TrackerSettings
+from wire.paths import SomePath
 from wire.settings import LinkSettings, MetricsSettings, RedisSettings
 from wire.valkey import embedded_url
 
@@ -65,7 +66,7 @@ class Config(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    runtime_dir: Path = Field(
+    runtime_dir: SomePath = Field(
         default_factory=default_runtime_dir,
         description="Folder for sockets, health files and the embedded Valkey; all processes of one host share it. "
         "Default: $XDG_RUNTIME_DIR/sparsecam, else /tmp/sparsecam-<uid>.",
@@ -169,8 +170,8 @@ def load(path: Path | None, env: Mapping[str, str] | None = None) -> Config:
     return validate(_read(path), os.environ if env is None else env)
 
 
-def check_classes(path: Path | None, config: Config, classes: Collection[str]) -> None:
-    """Raise ConfigError for labels in the rules of `config`, loaded from `path`, that are none of `classes`."""
+def check_classes(path: Path | None, config: Config, classes: Mapping[int, str]) -> None:
+    """Raise ConfigError for labels in the rules of `config`, loaded from `path`, that `class_problems` finds."""
     problems = class_problems(config.rules, classes, _read(path))
     if problems:
         raise ConfigError(problems)
@@ -251,8 +252,6 @@ def _cross_checks(config: Config, source: Source) -> list[Problem]:
             "path may have 107 and the sockets lie in it"
         )
         problems.append(Problem(source.place(("runtime_dir",)), text))
-    labels = config.detector.labels
-    if labels:
-        names = labels.values() if isinstance(labels, dict) else labels
-        problems += class_problems(config.rules, set(names), source)
+    if names := config.detector.names:
+        problems += class_problems(config.rules, names, source)
     return problems + rule_problems(config.cameras, config.scenes, config.rules, source)

@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from trainer.gate import GateSettings
+from wire.paths import SomePath
 
 
 class RegistrySettings(BaseModel):
@@ -14,7 +15,7 @@ class RegistrySettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    folder: Path = Field(
+    folder: SomePath = Field(
         default=Path("models"),
         description="Folder of models with their cards, which may be called by name; `sparsecam models add` writes to "
         "it. The models that come with Sparsecam are found as well.",

@@ -40,16 +40,19 @@ def rule_problems(
     return problems
 
 
-def class_problems(rules: Mapping[str, RuleSettings], classes: Collection[str], source: Source) -> list[Problem]:
-    """Labels of rules that are none of the model's `classes`."""
+def class_problems(rules: Mapping[str, RuleSettings], classes: Mapping[int, str], source: Source) -> list[Problem]:
+    """Labels of rules that no object of the model's will have; `classes` are its names by number."""
     problems = []
+    named = {str(number): name for number, name in classes.items()}
     for name, rule in rules.items():
         for index, label in enumerate(rule.labels):
-            # A class without a name is called by its number.
-            if label not in classes and not label.isdecimal():
-                path: KeyPath = ("rules", name, "labels", index)
-                text = f"{dotted(path)}: the model has no class {label!r}{_hint(label, classes, '')}"
-                problems.append(Problem(source.place(path), text))
+            # Only a class without a name is called by its number.
+            if label in classes.values() or (label.isdecimal() and label not in named):
+                continue
+            path: KeyPath = ("rules", name, "labels", index)
+            hint = f"; class {label} is called {named[label]!r}" if label in named else ""
+            text = f"{dotted(path)}: the model has no class {label!r}{hint or _hint(label, classes.values(), '')}"
+            problems.append(Problem(source.place(path), text))
     return problems
 
 

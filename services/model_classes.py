@@ -19,8 +19,8 @@ from wire.program import module
 TIMEOUT_S = 60
 
 
-def model_classes(config: Config) -> frozenset[str] | None:
-    """The classes that rules may name; None where they are not known, as without a model or with an unreadable one.
+def model_classes(config: Config) -> dict[int, str] | None:
+    """The names of the model's classes by number; None where they are not known, as of a model that cannot be read.
 
     What is wrong with the model is said by the worker that loads it. The config's own `detector.labels` win.
     """
@@ -33,7 +33,7 @@ def model_classes(config: Config) -> frozenset[str] | None:
         names = json.loads(done.stdout)
     except (subprocess.SubprocessError, OSError, ValueError):
         return None
-    return frozenset(names) if names else None
+    return {int(number): name for number, name in names.items()} if names else None
 
 
 def names_classes(config: Config) -> bool:
@@ -49,7 +49,7 @@ def refuse_unknown_classes(config: Config, path: Path | None) -> None:
 
 
 def main(path: Path) -> int:
-    """Print the names of the model at `path`; 1 where it cannot be read."""
+    """Print the names of the classes of the model at `path`; 1 where it cannot be read."""
     from detector.errors import DetectorError
     from detector.model import read_model
 
@@ -58,7 +58,7 @@ def main(path: Path) -> int:
     except DetectorError as error:
         sys.stderr.write(f"{error}\n")
         return 1
-    sys.stdout.write(json.dumps(sorted(set(labels.values())) if labels else None))
+    sys.stdout.write(json.dumps(labels))
     return 0
 
 

@@ -23,7 +23,7 @@ def model_file(text: str | Path, folder: Path | None = None) -> Path:
     returned as it is, there or not. Raises RegistryError for a name that nobody has, saying which there are, and for a
     model that is not what its card says; and ConfigError.
     """
-    path = Path(text)
+    path = Path(text).expanduser() if str(text).startswith("~/") else Path(text)
     if path.is_file() or not is_name(str(text)):
         return path
     if folder is None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from pydantic import BaseModel, ConfigDict, Field
+
+from wire.paths import MaybePath
 
 
 class LinkSettings(BaseModel):
@@ -19,7 +19,7 @@ class LinkSettings(BaseModel):
     workers: str = Field(
         "", description="Endpoint where the broker hands frames to workers; empty: ipc:// in runtime_dir."
     )
-    curve_dir: Path | None = Field(
+    curve_dir: MaybePath = Field(
         None, description="Folder with CURVE keys made by `sparsecam keys`; needed for tcp:// off loopback."
     )
     allow_plaintext_off_host: bool = Field(

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from wire.paths import MaybePath
+
 _GB = 1_000_000_000
 _SYSTEM_FOLDER = Path("/var/lib/sparsecam/media")  # for a service user without a home
 
@@ -18,7 +20,7 @@ class MediaSettings(BaseModel):
 
     snapshots: bool = Field(True, description="Write a JPEG of the frame that opened an incident.")
     clips: bool = Field(False, description="Write an MP4 of an incident: the camera's own packets, not re-encoded.")
-    dir: Path | None = Field(
+    dir: MaybePath = Field(
         None,
         description="Folder of snapshots and clips, and of nothing else: retention deletes in it. Empty: "
         "$XDG_DATA_HOME/sparsecam/media, else ~/.local/share/sparsecam/media.",

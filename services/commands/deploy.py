@@ -102,8 +102,8 @@ def deployed(config: Config, *, as_json: bool) -> int:
 
 def _check_rules(config: Config, path: Path | None, model: Model, *, force: bool) -> None:
     """Rules that name classes which the model lacks would never find anything again; raises ConfigError."""
-    labels = model.labels or config.detector.labels
-    if not labels:
+    names = model.labels or config.detector.names
+    if not names:
         named = sorted({label for rule in config.rules.values() for label in rule.labels or ()})
         if named and not force:
             raise DeployError(
@@ -112,7 +112,7 @@ def _check_rules(config: Config, path: Path | None, model: Model, *, force: bool
             )
         return
     try:
-        check_classes(path, config, set(labels.values() if isinstance(labels, dict) else labels))
+        check_classes(path, config, names)
     except ConfigError as error:
         if not force:
             raise DeployError(

@@ -112,7 +112,7 @@ def _played(
     finally:
         progress.clear()
     if job.config_file is not None:
-        problems = class_problems(config.rules, set(detector.labels.values()), read_yaml(job.config_file))
+        problems = class_problems(config.rules, detector.labels, read_yaml(job.config_file))
         if problems:
             raise ConfigError(problems)
     player = VideoPlayer(config, detector, start_us, counts, stop)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from wire.paths import MaybePath
+
 _SYSTEM_FOLDER = Path("/var/lib/sparsecam/runs")  # for a service user without a home
 
 
@@ -21,12 +23,12 @@ class TrainerSettings(BaseModel):
         description="Its name among trainers: of one running trainer only, and the same after a restart, so that it "
         "takes its job up at once; empty: this host's name.",
     )
-    data_dir: Path | None = Field(
+    data_dir: MaybePath = Field(
         None,
         description="Folder of data sets, checkpoints and recipes: jobs can name files below it and nowhere else. "
         "Needed by `sparsecam run trainer`.",
     )
-    runs_dir: Path | None = Field(
+    runs_dir: MaybePath = Field(
         None,
         description="Folder of runs, one a job, which are kept. Empty: $XDG_DATA_HOME/sparsecam/runs, else "
         "~/.local/share/sparsecam/runs.",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
@@ -10,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, m
 
 from sink.outputs.signature import signing_key
 from wire.alerts import Alert
+from wire.paths import MaybePath, SomePath
 
 Event = Literal["opened", "updated", "closed"]
 
@@ -125,7 +125,7 @@ class MqttSettings(CommonSettings):
     username: str = Field("", description="User name at the broker; empty: none.")
     password: SecretStr = Field(SecretStr(""), description="Password at the broker.")
     tls: bool = Field(False, description="Encrypt, and check the broker's certificate.")
-    ca_file: Path | None = Field(None, description="Certificates to trust for TLS; default: the system's.")
+    ca_file: MaybePath = Field(None, description="Certificates to trust for TLS; default: the system's.")
     topic: str = Field(
         "sparsecam",
         pattern=r"^[^#+\s/\x00]+(/[^#+\s/\x00]+)*$",
@@ -161,8 +161,8 @@ class DiskSettings(CommonSettings):
     """Appends alerts to a file of JSON lines a day, and keeps copies of their pictures."""
 
     kind: Literal["disk"] = Field(description="disk: JSON lines in FOLDER/alerts-YYYY-MM-DD.jsonl.")
-    folder: Path = Field(description="Folder to write to; made if it is not there.")
-    snapshots_from: Path | None = Field(
+    folder: SomePath = Field(description="Folder to write to; made if it is not there.")
+    snapshots_from: MaybePath = Field(
         None, description="Folder of the snapshots (media_dir): copy each alert's picture from it. Default: no copies."
     )
     snapshot_wait_s: float = Field(

@@ -243,6 +243,19 @@ def test_files_that_are_no_config_are_refused_in_words(tmp_path: Path) -> None:
     assert "directory" in complaints(tmp_path)[0]
 
 
+def test_paths_are_read_as_people_write_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    # `MEDIA_DIR=`, or what compose makes of a variable that is not set: no path, and not the current folder.
+    empty = load(
+        None, {"SPARSECAM__MEDIA__DIR": "", "SPARSECAM__LINK__CURVE_DIR": "", "SPARSECAM__DETECTOR__CACHE_DIR": " "}
+    )
+    assert (empty.media.dir, empty.link.curve_dir, empty.detector.cache_dir) == (None, None, None)
+    home = load(written(tmp_path, "media: {dir: ~/pics}\nruntime_dir: ~/run\n"), {})
+    assert (home.media.folder, home.runtime_dir) == (tmp_path / "pics", tmp_path / "run")
+    (found,) = complaints(written(tmp_path, "runtime_dir: ''\n"))
+    assert "runtime_dir: empty; expected a path, or leave it out for the default" in found
+
+
 def test_an_empty_file_and_empty_sections_are_the_defaults(tmp_path: Path) -> None:
     assert load(written(tmp_path, ""), {}) == load(None, {})
 

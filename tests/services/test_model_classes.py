@@ -30,6 +30,8 @@ def test_the_models_own_names_are_what_counts(
     done = sparsecam("up", "--config", str(path))
     assert done.returncode != 0
     assert f"{path}:3:24: rules.r.labels[1]: the model has no class 'brigth'" in done.stderr
+    done = sparsecam("check", str(written(folder, f"model: {bright_box_model}", "{labels: [0]}")))
+    assert "rules.r.labels[0]: the model has no class '0'; class 0 is called 'bright'" in done.stderr
 
 
 def test_names_in_the_config_win(folder: Path, bright_box_model: Path) -> None:
