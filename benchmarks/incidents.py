@@ -72,7 +72,8 @@ CONFIG: dict[str, Any] = {
         "line": {"kind": "line", "line": "middle", "cooldown_s": 0},
         "dwell": {"kind": "dwell", "zone": "far", "dwell_s": DWELL_S, "labels": ["person"], "cooldown_s": 0},
     },
-    "incidents": {"max_per_hour": 1_000_000},
+    # Every frame is looked at, and people of the street are back within half a minute: each time is to be told.
+    "incidents": {"merge_s": 10, "max_per_hour": 1_000_000},
 }
 
 

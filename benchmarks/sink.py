@@ -50,7 +50,7 @@ def plan(cameras: list[str]) -> Plan:
             "count": CountRule(over=100, **common),
         },
         scenes=dict.fromkeys(cameras, scene),
-        incidents=IncidentSettings(max_per_hour=1_000_000),
+        incidents=IncidentSettings(merge_s=10, max_per_hour=1_000_000),
     )
 
 

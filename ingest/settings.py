@@ -49,7 +49,8 @@ class AdaptiveSettings(_Settings):
         default=10.0,
         gt=0,
         le=3600,
-        description="Asleep, a keyframe is decoded and detected this often, or as often as there are any (seconds).",
+        description="Asleep, a keyframe is decoded and detected this often, or as often as there are any (seconds). "
+        "At most two thirds of incidents.merge_s, or each look is a new incident.",
     )
 
 
@@ -148,6 +149,14 @@ class CameraSettings(_Settings):
         except SourceError as error:
             raise ValueError(str(error)) from None
         return source
+
+    @property
+    def may_sleep(self) -> bool:
+        """Whether the profile may be adaptive; where it is left to the codec, that is known only when it is opened."""
+        if self.profile is not None:
+            return self.profile == "adaptive"
+        source = parse(self.source, self.live)
+        return source.live and source.kind not in ("images", "webcam")
 
 
 class IngestSettings(_Settings):

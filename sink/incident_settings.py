@@ -51,12 +51,14 @@ class IncidentSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
+    # A sleeping camera is looked at every 10 s and at the next keyframe (adaptive.max_quiet_s), and one look may find
+    # nothing: the car that stays parked is one incident all the same.
     merge_s: float = Field(
-        10,
+        30,
         ge=0,
         le=86_400,
         description="An incident is over when it was not found for this long; until then it goes on (seconds of the "
-        "frames' time). Longer than max_quiet_s of the camera.",
+        "frames' time). At least one and a half times adaptive.max_quiet_s of a camera that may sleep.",
     )
     update_s: float = Field(
         10,

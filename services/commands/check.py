@@ -16,8 +16,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from ingest.redact import safe_url
 from services.commands.tables import print_table, table_console
-from services.config import Config, check_classes, find_config, load, no_config
+from services.config import Config, check_classes, find_config, load, no_config, places
 from services.config_errors import ConfigError
+from services.config_incidents import short_merges
 from services.config_on_disk import gaps, refuse_missing_model, unchecked_classes
 from services.model_classes import model_classes
 from services.model_names import detector_settings, refuse_unknown_model
@@ -50,6 +51,7 @@ def check(given: Path | None, *, probe: bool, as_json: bool) -> int:
     try:
         config = load(file)
         warnings += gaps(config, file)
+        warnings += short_merges(config, places(file))
         refuse_unknown_model(config, file)
         refuse_missing_model(config, file)
         classes = model_classes(config)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import structlog
 
-from services.config import Config, no_config
+from services.config import Config, no_config, places
+from services.config_incidents import short_merges
 from services.model_classes import refuse_unknown_classes
 from services.model_names import refuse_unknown_model
 from services.process import LogOptions, catch_signals, die_with_parent
@@ -42,7 +43,7 @@ def up(config: Config, path: Path | None, logs: LogOptions) -> int:
     )
     # To be copied into whatever follows the alerts; a password in it is not shown.
     log.info("redis", url=config.redis_url, embedded=config.embeds_valkey)
-    _warn_of_gaps(config)
+    _warn_of_gaps(config, path)
     roles = ROLES if workers else tuple(role for role in ROLES if role != "detector")
     with Supervisor(config, path, workers=workers, roles=roles, logs=logs) as supervisor:
         code = supervisor.run(stop)
@@ -51,11 +52,13 @@ def up(config: Config, path: Path | None, logs: LogOptions) -> int:
     return code
 
 
-def _warn_of_gaps(config: Config) -> None:
-    """A config may lack what makes alerts; that is allowed, but hardly meant."""
+def _warn_of_gaps(config: Config, path: Path | None) -> None:
+    """What is allowed, but hardly meant: a config may lack what makes alerts, or make too many of one thing."""
     if not config.cameras:
         log.warning("no cameras, so nothing is watched: write one under `cameras` in the config")
     if not config.detector.model:
         log.warning("no model: frames are dropped as no_model until detector.model names an ONNX file")
     if not config.rules:
         log.warning("no rules: detections go to Redis, but nothing makes alerts of them; write one under `rules`")
+    for problem in short_merges(config, places(path)):
+        log.warning(str(problem))

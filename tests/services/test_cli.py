@@ -142,6 +142,26 @@ class TestCheck:
         assert report["valid"]
         assert [(one["line"], one["column"]) for one in report["warnings"]] == [(2, 18), (5, 17)]
 
+    def test_incidents_that_end_between_a_sleeping_cameras_looks_are_warned_of(self, invoke: Run, folder: Path) -> None:
+        path = folder / "c.yaml"
+        cameras = (
+            "  live: {source: 'rtsp://10.0.0.9/1'}\n"
+            "  seldom: {source: 'rtsp://10.0.0.9/2', adaptive: {max_quiet_s: 12}}\n"
+            "  awake: {source: 'rtsp://10.0.0.9/3', profile: all, adaptive: {max_quiet_s: 99}}\n"
+            "  off: {source: 'rtsp://10.0.0.9/4', enabled: false, adaptive: {max_quiet_s: 99}}\n"
+            "  unwatched: {source: 'rtsp://10.0.0.9/5', adaptive: {max_quiet_s: 99}}\n"
+        )
+        rules = "rules: {parked: {labels: [car], cameras: [live, seldom, awake, off]}}\n"
+        path.write_text(f"cameras:\n{cameras}{rules}incidents:\n  merge_s: 10\n")
+        done = invoke("check", str(path))
+        assert (done.returncode, f"{path} is valid, with 1 warning." in done.stdout) == (0, True)
+        assert done.stderr.startswith(
+            f"{path}:9:12: warning: incidents.merge_s: found 10 s, and while nothing moves camera 'seldom' and 1 more "
+            "is looked at every 12 s and at the next keyframe: what stays is told again and again; expected at least 18"
+        )
+        path.write_text(f"cameras:\n{cameras}{rules}")
+        assert invoke("check", str(path)).stderr == "", "the defaults go together"
+
     def test_a_model_file_that_is_not_there_is_refused_and_its_unchecked_classes_are_told_of(
         self, invoke: Run, folder: Path
     ) -> None:

@@ -160,8 +160,8 @@ def test_lines_stand_in_the_order_in_which_they_were_told(
     assert told == sorted(told)
     closed = [line for line in lines if line.split()[1] == "closed"]
     assert len(closed) > 2
-    # The incident was seen last in frame 249, and is over when the merge window of 10 s is.
-    assert closed[0].startswith("0:00:35.000  closed ") and closed[0].endswith("  last seen 0:00:24.900")
+    # The incident was seen last in frame 249, and is over when the merge window of 30 s is.
+    assert closed[0].startswith("0:00:55.000  closed ") and closed[0].endswith("  last seen 0:00:24.900")
     assert not any("last seen" in line for line in lines if line not in closed)
     # What subscribers get has the time of the event itself, in either form the same alerts.
     alerts = alerts_of(invoke("replay", recording, "--json"))

@@ -98,3 +98,12 @@ def test_a_rule_that_is_gone_or_of_another_kind_ends_its_incidents_and_harms_no_
     after = CameraWork("door", changed, before.state())
     alerts = [alert for record in walk[60:100] for alert in after.step(record)]
     assert left_open <= {alert.incident for alert in alerts if alert.event == "closed"}
+
+
+def test_what_stays_before_a_sleeping_camera_is_told_of_once(detection_record: MakeRecord) -> None:
+    """By default: a look every ten seconds and at the next keyframe, of which one finds nothing."""
+    work = CameraWork("door", Plan({"parked": PresenceRule()}))
+    looks = [detection_record(seq, "car", event_us=10**15 + seq * 100_000) for seq in range(30)]
+    looks += [detection_record(30 + k, *["car"][: k != 4], event_us=10**15 + 12_000_000 * (k + 1)) for k in range(10)]
+    alerts = [alert for record in looks for alert in work.step(record)]
+    assert [alert.event for alert in alerts if alert.event != "updated"] == ["opened"]

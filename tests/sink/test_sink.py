@@ -35,7 +35,7 @@ WaitUntil = Callable[..., None]
 PLAN = Plan(
     rules={"armed": PresenceRule(labels=["pistol"], confirm_frames=2, window_frames=3, cooldown_s=1)},
     tracker=TrackerSettings(confirm_frames=1),
-    incidents=IncidentSettings(update_s=1),
+    incidents=IncidentSettings(merge_s=10, update_s=1),
 )
 
 
