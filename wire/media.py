@@ -16,7 +16,7 @@ _PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,127}")
 
 
 def media_path(camera: str, incident: str, event_us: int, suffix: Suffix) -> str:
-    """`<camera>/<YYYY-MM-DD>/<incident>.<suffix>`; the day is that of the incident's opening, in UTC.
+    """`<camera>/<YYYY-MM-DD>/<incident>.<suffix>`; the day is that of the frame that opened it, in UTC.
 
     Raises WireError for names that are no part of a path, and for times that are none.
     """

@@ -185,7 +185,8 @@ class Recorder:
     ) -> None:
         """Do the work of one picture, and count what it meets."""
         try:
-            opened_us = _microseconds(alert.opened_time)
+            # Of its frame, as in the sink's links. `opened_time` is when it began: long before, if it was held back.
+            opened_us = _microseconds(alert.event_time)
             path = media_path(alert.camera, alert.incident, opened_us, "jpg" if kind == "snapshot" else "mp4")
             # An alert may be delivered twice.
             if self._store.has(path) or (kind == "clip" and alert.incident in self._clips):
@@ -239,7 +240,7 @@ class Recorder:
             ring=ring,
             cursor=cursor,
             mark=mark,
-            opened_us=_microseconds(alert.opened_time),
+            opened_us=_microseconds(alert.event_time),
             end_s=self._settings.clip_max_s,
             fresh_s=self._monotonic_s(),
             reached_s=after_s(mark, first),

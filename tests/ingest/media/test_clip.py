@@ -14,6 +14,7 @@ import pytest
 from ingest.media.recorder import HOLD_S, STALL_S, Recorder
 from ingest.media.settings import MediaSettings
 from ingest.sim.h264 import split_annexb
+from wire.alerts import rfc3339
 from wire.media import media_path
 
 
@@ -94,6 +95,23 @@ def test_a_files_packets_are_kept_byte_for_byte(
     assert np.array_equal(shown[99 - first], true[99])
     counts = recorder.counts()
     assert (counts.clips, counts.clips_late, counts.clips_cut, counts.snapshots) == (1, 0, 0, 1)
+
+
+def test_an_incident_that_was_held_back_has_its_files_by_the_frame_that_opened_it(
+    record: Any, link: Any, until: Any, alert_about: Any, tmp_path: Path, write_clip: Callable[..., Path]
+) -> None:
+    """A cooldown or a budget keeps it back, here over midnight: it began the day before it was told of."""
+    ring = record(write_clip(tmp_path / "a.mp4", frames=200))
+    recorder = Recorder(settings(tmp_path / "m"), {"cam": ring})
+    header = link.frames["cam"][99]
+    began = rfc3339(header.event_us - 86_400_000_000)
+    recorder.handle(alert_about(header, opened_time=began))
+    recorder.handle(alert_about(header, "closed", at_us=header.event_us + 500_000, opened_time=began))
+    drain(recorder, until)
+    clip = clip_of(tmp_path / "m", header)
+    assert clip.with_suffix(".jpg").exists()
+    before_s, after_s = 1.0 + 2.0, 0.5 + 1.0  # a pre-roll and at most a keyframe's distance; its end and the post-roll
+    assert len(packets(clip)) / 25 <= before_s + after_s + 0.1
 
 
 def test_a_real_rtsp_camera_gives_a_clip_that_goes_on_until_its_incident_is_closed(

@@ -112,7 +112,7 @@ def test_no_name_leads_out_of_the_folder(
     recorder = Recorder(settings(tmp_path / "m"), {"cam": ring})
     for incident in ("../../x", "a/b", "", ".hidden", "x" * 300, "a\0b"):
         recorder.handle(alert_about(link.frames["cam"][20], incident=incident))
-    recorder.handle(alert_about(link.frames["cam"][20], opened_time="2026-99-99T00:00:00.000000Z"))
+    recorder.handle(alert_about(link.frames["cam"][20], event_time="2026-99-99T00:00:00.000000Z"))
     assert recorder.counts().missed == {("snapshot", "malformed"): 7, ("clip", "malformed"): 7}
     assert files(tmp_path) == ["a.mp4"]
 
