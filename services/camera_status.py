@@ -43,6 +43,7 @@ def camera_status(camera: CameraSnapshot, ledger: LedgerSnapshot) -> CameraStatu
         wanted=ledger.detected + missed,
         detected=ledger.detected,
         same_s=int(camera.same_s),
+        live=camera.live,
     )
 
 

@@ -32,7 +32,8 @@ class SystemSettings(BaseModel):
         1000,
         ge=1,
         le=600_000,
-        description="Detectors promise detections within this after capture, averaged over ten seconds (milliseconds).",
+        description="Detectors promise detections of live cameras within this after capture, averaged over ten seconds "
+        "(milliseconds).",
     )
     detector_slow_s: float = Field(
         30, ge=1, le=86_400, description="The promise broken for this long is an incident (seconds)."

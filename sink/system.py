@@ -23,6 +23,8 @@ RULES = (CAMERA_DOWN, PICTURE_FROZEN, DETECTOR_SLOW)
 MEAN_S = 10.0
 # Frames that come so much later than those before begin the mean anew (seconds): before it was another time.
 MEAN_GAP_S = 60.0
+# States of a camera that sends no more frames: how fast the last ones were detected is over.
+_OVER = ("ended", "failed", "stopped")
 
 
 class SystemState(Struct, array_like=True):
@@ -31,6 +33,7 @@ class SystemState(Struct, array_like=True):
     mean_ms: float = 0.0  # from capture to the end of inference
     newest_us: int = -1
     slow_since_us: int = 0  # server time; 0: the promise is kept
+    heard_us: int = 0  # server time of the first look after the newest detections
 
 
 class SystemWatch:
@@ -39,10 +42,12 @@ class SystemWatch:
     def __init__(self, settings: SystemSettings, state: SystemState) -> None:
         self._settings = settings
         self.state = state
+        self._heard = False  # something since the last look
 
     def observe(self, record: DetectionRecord) -> None:
         """The detectors were as quick as this."""
         took_ms = (record.inference_end_ns - record.captured_ns) / 1e6
+        self._heard = True
         state = self.state
         past_s = (record.event_us - state.newest_us) / 1e6
         if state.newest_us < 0 or abs(past_s) > MEAN_GAP_S:
@@ -57,6 +62,7 @@ class SystemWatch:
         `listening_us`: since when somebody listens (server time). A silence counts from then on: a report of before
         may be as old as the last run, and says nothing of an ingest that has just started too.
         """
+        self._forget(now_us, status)
         found = []
         down = _down(self._settings, now_us, status, listening_us) if status else None
         if down:
@@ -66,9 +72,20 @@ class SystemWatch:
             found.append((DETECTOR_SLOW, slow))
         return found
 
+    def _forget(self, now_us: int, status: CameraStatus | None) -> None:
+        """Without detections nothing is known of how fast they are; the last ones are not slow for ever."""
+        state = self.state
+        if self._heard or not state.heard_us:
+            state.heard_us, self._heard = now_us, False
+        over = status is not None and status.state in _OVER
+        if over or now_us - state.heard_us > MEAN_GAP_S * 1e6:
+            state.mean_ms, state.newest_us, state.slow_since_us = 0.0, -1, 0
+
     def _slow(self, now_us: int, status: CameraStatus | None) -> Finding | None:
         settings, state = self._settings, self.state
-        if state.mean_ms <= settings.detector_slow_ms:
+        # The frames of a file wait in line by intention.
+        promised = status is None or status.live
+        if not promised or state.mean_ms <= settings.detector_slow_ms:
             state.slow_since_us = 0
         elif not state.slow_since_us:
             state.slow_since_us = now_us
@@ -76,7 +93,8 @@ class SystemWatch:
         if unanswered_s >= settings.detector_slow_s:
             text = "frames come and no detector answers"
             return Finding("detector", "", text, detail={"unanswered_s": round(unanswered_s, 1)})
-        if state.slow_since_us and now_us - state.slow_since_us >= settings.detector_slow_s * 1e6:
+        # As far as anything was heard: one slow frame and then none is not slow for as long.
+        if state.slow_since_us and state.heard_us - state.slow_since_us >= settings.detector_slow_s * 1e6:
             text = f"detections take {state.mean_ms:.0f} ms, more than {settings.detector_slow_ms:g}"
             return Finding("detector", "", text, detail={"detection_ms": round(state.mean_ms, 1)})
         return None

@@ -29,6 +29,7 @@ class CameraStatus:
     written_us: int = 0  # when this was written; set by the server
     up_us: int = 0  # when it was last up; set by the server
     detected_us: int = 0  # when no frame was owed, or one was detected, last; set by the server
+    live: bool = True  # a file's frames wait for their turn: their age says nothing of the detectors
 
 
 # A detector owes frames while the count of those offered grows and that of those detected does not.
@@ -37,7 +38,8 @@ local at = redis.call('TIME')
 local now = at[1] * 1000000 + at[2]
 local old = redis.call('HMGET', KEYS[1], 'wanted', 'detected', 'up_us', 'detected_us')
 redis.call('HSET', KEYS[1], 'v', '1', 'state', ARGV[1], 'up', ARGV[2], 'error', ARGV[3], 'error_text', ARGV[4],
-  'wanted', ARGV[5], 'detected', ARGV[6], 'same_s', ARGV[8], 'written_us', string.format('%.0f', now))
+  'wanted', ARGV[5], 'detected', ARGV[6], 'same_s', ARGV[8], 'live', ARGV[9],
+  'written_us', string.format('%.0f', now))
 if ARGV[2] == '1' or not old[3] then redis.call('HSET', KEYS[1], 'up_us', string.format('%.0f', now)) end
 if ARGV[5] == old[1] or ARGV[6] ~= old[2] or not old[4] then
   redis.call('HSET', KEYS[1], 'detected_us', string.format('%.0f', now))
@@ -49,7 +51,7 @@ redis.call('EXPIRE', KEYS[1], ARGV[7])
 def write_status(camera: str, status: CameraStatus) -> tuple[Any, ...]:
     """The command that writes it; the server fills in the times."""
     said = (status.state, int(status.up), status.error, status.error_text, status.wanted, status.detected)
-    return ("EVAL", _WRITE, 1, camera_key(camera), *said, STATUS_TTL_S, status.same_s)
+    return ("EVAL", _WRITE, 1, camera_key(camera), *said, STATUS_TTL_S, status.same_s, int(status.live))
 
 
 def read_status(camera: str) -> tuple[Any, ...]:
@@ -68,7 +70,8 @@ def status_of(reply: list[bytes]) -> CameraStatus | None:
             up=fields[b"up"] == b"1",
             error=fields[b"error"].decode(),
             error_text=fields[b"error_text"].decode(errors="replace"),
-            same_s=int(fields.get(b"same_s", 0)),  # an ingest of before says nothing of it
+            same_s=int(fields.get(b"same_s", 0)),  # an ingest of before says nothing of these
+            live=fields.get(b"live", b"1") == b"1",
             **{name: int(fields[name.encode()]) for name in _NUMBERS},
         )
     except (KeyError, ValueError) as error:

@@ -76,11 +76,56 @@ def test_detectors_slower_than_promised_for_a_while_are_an_incident(detection_re
     see(105, 400, 3000)
     assert found(watch, status()) == []  # not for long yet
     later_us = NOW_US + seconds(30)
+    see(400, 401, 3000)
     now = status(written_us=later_us, up_us=later_us, detected_us=later_us)
     assert found(watch, now, later_us) == [DETECTOR_SLOW]
-    see(400, 800, 50)
+    see(401, 801, 50)
     assert found(watch, now, later_us) == []
     assert watch.state.slow_since_us == 0
+
+
+class TestWhenNoMoreFramesCome:
+    """A minute of slow detections, and then no more of them."""
+
+    @staticmethod
+    def slow(detection_record: MakeRecord, **fields: object) -> tuple[SystemWatch, list[list[str]]]:
+        watch, told = SystemWatch(SETTINGS, SystemState()), []
+        for second in range(60):
+            for seq in range(second * 10, second * 10 + 10):
+                captured_ns = detection_record(seq).captured_ns
+                watch.observe(detection_record(seq, inference_end_ns=captured_ns + 1_300_000_000))
+            now_us = NOW_US + seconds(second)
+            one = status(written_us=now_us, up_us=now_us, detected_us=now_us, **fields)
+            told.append(found(watch, one, now_us))
+        return watch, told
+
+    def test_a_file_that_waits_for_its_turn_is_not_slow(self, detection_record: MakeRecord) -> None:
+        _, told = self.slow(detection_record, live=False)
+        assert not any(told)
+
+    @pytest.mark.parametrize("state", ["ended", "failed", "stopped"])
+    def test_slowness_is_over_with_the_camera(self, detection_record: MakeRecord, state: str) -> None:
+        watch, told = self.slow(detection_record)
+        assert told[-1] == [DETECTOR_SLOW]
+        now_us = NOW_US + seconds(61)
+        assert found(watch, status(state=state, written_us=now_us, up_us=now_us, detected_us=now_us), now_us) == []
+        assert watch.state.mean_ms == 0
+
+    def test_slowness_lapses_when_nothing_is_heard_for_a_while(self, detection_record: MakeRecord) -> None:
+        watch, _ = self.slow(detection_record)
+        rules = []
+        for second in range(60, 200):
+            now_us = NOW_US + seconds(second)
+            rules.append(found(watch, status(written_us=now_us, up_us=now_us, detected_us=now_us), now_us))
+        assert [DETECTOR_SLOW] in rules[:60], "a keyframe now and then is enough to know that it goes on"
+        assert not any(rules[61:])
+
+    def test_one_slow_frame_is_not_slow_for_as_long_as_none_follows(self, detection_record: MakeRecord) -> None:
+        watch = SystemWatch(SETTINGS, SystemState())
+        watch.observe(detection_record(0, inference_end_ns=detection_record(0).captured_ns + 9_000_000_000))
+        for second in range(200):
+            now_us = NOW_US + seconds(second)
+            assert found(watch, status(written_us=now_us, up_us=now_us, detected_us=now_us), now_us) == []
 
 
 def test_a_pause_is_no_slowness(detection_record: MakeRecord) -> None:

@@ -40,6 +40,16 @@ def test_what_is_written_is_read(link: Link) -> None:
     assert status.wanted == 3
 
 
+@pytest.mark.parametrize("live", [True, False])
+def test_a_file_is_told_from_a_live_camera_and_an_older_report_is_read_as_of_one(link: Link, live: bool) -> None:
+    assert written(link, live=live).live == live
+    reply = link.send(read_status("door"))[0]
+    at = reply.index(b"live")
+    older = status_of([*reply[:at], *reply[at + 2 :]])
+    assert older is not None
+    assert older.live
+
+
 def test_the_time_it_was_last_up_stands_still_while_it_is_down(link: Link) -> None:
     up = written(link)
     assert up.up_us == up.written_us > 1_600_000_000_000_000
