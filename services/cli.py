@@ -10,7 +10,6 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import Enum
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -33,6 +32,7 @@ from services import (
 from services.cli_options import (
     MODEL_HELP,
     ConfigOption,
+    Engine,
     FormatOption,
     JsonOption,
     Level,
@@ -54,16 +54,6 @@ app = typer.Typer(
     epilog="Exit codes: 0 done, 1 the answer is no (check, doctor, health), 2 wrong usage, 78 cannot run as "
     "configured, 70 a bug.",
 )
-
-
-class Engine(str, Enum):
-    """--engine"""
-
-    auto = "auto"
-    deepsparse = "deepsparse"
-    onnxruntime = "onnxruntime"
-    openvino = "openvino"
-    torch = "torch"
 
 
 @contextmanager

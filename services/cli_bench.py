@@ -10,7 +10,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from services.cli_options import MODEL_HELP
+from services.cli_options import MODEL_HELP, Engine
 
 InWords = Callable[[], AbstractContextManager[None]]
 
@@ -33,7 +33,7 @@ class Profile(str, Enum):
 # Optional[...] and not `| None` since click's older converters know only that.
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for a script instead of tables for a person.")]
 ModelOption = Annotated[Path, typer.Option("--model", "-m", metavar="MODEL", help=MODEL_HELP)]
-EngineOption = Annotated[str, typer.Option("--engine", "-e", help="Inference engine, or auto.")]
+EngineOption = Annotated[Engine, typer.Option("--engine", "-e", help="Inference engine, or auto.")]
 WarmUpOption = Annotated[float, typer.Option("--warmup", min=0, help="Run this long before measuring (seconds).")]
 
 
@@ -106,7 +106,7 @@ def register(app: typer.Typer, in_words: InWords) -> None:
             Optional[int],  # noqa: UP045
             typer.Option("--workers", min=1, help="Detector workers. Default: as many as the cores hold."),
         ] = None,
-        name: EngineOption = "auto",
+        name: EngineOption = Engine.auto,
         cores: Annotated[str, typer.Option("--cores", help="Use only these CPUs, such as 0,1 or 0-3.")] = "",
         cores_per_worker: Annotated[int, typer.Option("--cores-per-worker", min=1, help="Cores a worker.")] = 1,
         square: Annotated[
@@ -146,7 +146,7 @@ def register(app: typer.Typer, in_words: InWords) -> None:
                 sources=source or [],
                 count=sources,
                 workers=workers,
-                engine=name,
+                engine=name.value,
                 cores=cores,
                 cores_per_worker=cores_per_worker,
                 square=square,
@@ -164,7 +164,7 @@ def register(app: typer.Typer, in_words: InWords) -> None:
         model: ModelOption,
         cameras: Annotated[int, typer.Option("--cameras", help="Cameras to run.")],
         fps: Annotated[float, typer.Option("--fps", help="Detections a second and camera.")],
-        name: EngineOption = "auto",
+        name: EngineOption = Engine.auto,
         width: Annotated[int, typer.Option("--width", help="The cameras' pictures (pixels).")] = 1920,
         height: Annotated[int, typer.Option("--height", help="The cameras' pictures (pixels).")] = 1080,
         source_fps: Annotated[float, typer.Option("--source-fps", help="Frames a second that a camera sends.")] = 25.0,
@@ -194,5 +194,5 @@ def register(app: typer.Typer, in_words: InWords) -> None:
 
             camera = Camera(width, height, source_fps, keyframe_interval)
             wish = Wish(cameras, fps, camera, profile.value, busy_share)
-            job = command.Job(model_file(model), name, wish, cores, seconds)
+            job = command.Job(model_file(model), name.value, wish, cores, seconds)
             raise typer.Exit(command.plan(job, as_json=as_json))

@@ -32,6 +32,16 @@ class LogStyle(str, Enum):
     json = "json"
 
 
+class Engine(str, Enum):
+    """--engine"""
+
+    auto = "auto"
+    deepsparse = "deepsparse"
+    onnxruntime = "onnxruntime"
+    openvino = "openvino"
+    torch = "torch"
+
+
 class Role(str, Enum):
     """A process of ours: those of the live path, and the trainer."""
 

@@ -10,7 +10,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from services.cli_options import MODEL_HELP, ConfigOption, JsonOption, load_config
+from services.cli_options import MODEL_HELP, ConfigOption, Engine, JsonOption, load_config
 
 # A fixed time, so that the same input gives the same alerts; a Monday at noon, when most schedules are armed.
 DEFAULT_START = "2001-01-01T12:00:00Z"
@@ -80,8 +80,9 @@ def register(app: typer.Typer, in_words: InWords) -> None:
             str, typer.Option("--model", "-m", help=f"Another model than the config's. {MODEL_HELP}")
         ] = "",
         engine: Annotated[
-            str, typer.Option("--engine", "-e", help="Another engine than the config's; torch for a checkpoint.")
-        ] = "",
+            Optional[Engine],  # noqa: UP045
+            typer.Option("--engine", "-e", help="Another engine than the config's; torch for a checkpoint."),
+        ] = None,
         num_cores: Annotated[
             Optional[int],  # noqa: UP045
             typer.Option("--num-cores", min=1, max=256, help="Physical cores to use. Default: cores_per_worker."),
@@ -108,7 +109,7 @@ def register(app: typer.Typer, in_words: InWords) -> None:
                 inputs=inputs,
                 config_file=path,
                 model=model,
-                engine=engine,
+                engine=engine.value if engine else "",
                 num_cores=num_cores,
                 start=_time(start),
                 timeline=timeline,

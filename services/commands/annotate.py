@@ -15,6 +15,7 @@ import numpy as np
 import typer
 from av import VideoFrame
 from numpy.typing import NDArray
+from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -28,7 +29,9 @@ from ingest.reader import open_reader
 from ingest.settings import CameraSettings, IngestSettings
 from ingest.sources import parse
 from services.commands.annotate_output import Writer, open_writer
+from services.config_errors import problem_of
 from services.process import catch_signals, stdout_to_stderr
+from services.yaml_source import Place, Source
 from wire.logs import redact
 
 _TURNS = {90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_COUNTERCLOCKWISE}
@@ -68,7 +71,8 @@ class Result:
 
 
 def annotate(job: Job, *, as_json: bool) -> int:
-    """Do it; raises SourceError, DetectorError or OutputError."""
+    """Do it; raises SourceError, DetectorError or OutputError, and typer.BadParameter for options of no use."""
+    settings = _settings(job)
     stop = threading.Event()
     catch_signals(stop)
     parse(job.source)  # raises SourceError, which says more than the settings' own check
@@ -76,7 +80,7 @@ def annotate(job: Job, *, as_json: bool) -> int:
     source, reader = open_reader(camera, IngestSettings.model_validate({}).max_pixels)
     try:
         with stdout_to_stderr():
-            detector = Detector.load(_settings(job), job.num_cores)
+            detector = Detector.load(settings, job.num_cores)
         writer, output = open_writer(source, job.output, reader.nominal_s)
         result = Result(source.shown, str(output), detector.model_name, detector.choice.engine)
         try:
@@ -90,16 +94,20 @@ def annotate(job: Job, *, as_json: bool) -> int:
 
 
 def _settings(job: Job) -> DetectorSettings:
-    return DetectorSettings.model_validate(
-        {
-            "model": str(job.model),
-            "engine": job.engine,
-            "conf_thres": job.conf_thres,
-            "iou_thres": job.iou_thres,
-            "image_shape": job.image_shape,
-            "labels": job.labels,
-        }
-    )
+    options: dict[str, Any] = {
+        "model": str(job.model),
+        "engine": job.engine,
+        "conf_thres": job.conf_thres,
+        "iou_thres": job.iou_thres,
+        "image_shape": job.image_shape,
+        "labels": job.labels,
+    }
+    try:
+        return DetectorSettings.model_validate(options)
+    except ValidationError as error:
+        (first, *_) = error.errors(include_url=False)
+        name, _, what = problem_of(first, DetectorSettings, Source(options, Place("options"))).text.partition(": ")
+        raise typer.BadParameter(what, param_hint=f"--{name.replace('_', '-')}") from None
 
 
 def _run(job: Job, reader: Reader, detector: Detector, writer: Writer, *, stop: threading.Event, into: Result) -> None:

@@ -44,6 +44,23 @@ def test_a_video_is_annotated_whole(sparsecam: Run, folder: Path, moving_light: 
     assert not changed[70:, 60:].any(), "nothing where nothing was found"
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--image-shape", "0", "0"), ("--image-shape", "of 32 to 8192", "found [0, 0]")),
+        (("--conf-thres", "1"), ("--conf-thres", "found 1.0", "at least 0, below 1")),
+        (("--engine", "nope"), ("--engine", "'nope'", "'onnxruntime'")),
+    ],
+)
+def test_an_option_of_no_use_is_refused_in_words(
+    invoke: Run, folder: Path, options: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    done = invoke("annotate", "m.onnx", "-s", "v.mp4", *options)
+    assert done.returncode == 2, done.stderr
+    said = " ".join(done.stderr.replace("│", " ").split())
+    assert all(word in said for word in words), said
+
+
 def test_a_folder_keeps_its_names_and_leaves_out_what_is_broken(
     sparsecam: Run, folder: Path, bright_box_model: Path
 ) -> None:

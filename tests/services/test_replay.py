@@ -151,6 +151,23 @@ def test_a_recording_gives_the_same_alerts_in_whatever_order_workers_finished(
     assert "3 twice" in again.stderr
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("replay", "light.mp4"),
+        ("bench", "pipeline", "-m", "m.onnx", "-s", "light.mp4"),
+        ("plan", "-m", "m.onnx", "--cameras", "1", "--fps", "5"),
+    ],
+)
+def test_an_unknown_engine_is_refused_with_those_there_are(
+    invoke: Run, folder: Path, config: Path, command: tuple[str, ...]
+) -> None:
+    done = invoke(*command, "--engine", "nope")
+    assert done.returncode == 2, done.stderr
+    said = " ".join(done.stderr.replace("│", " ").split())
+    assert all(word in said for word in ("--engine", "'nope'", "'auto'", "'torch'")), said
+
+
 def test_lines_stand_in_the_order_in_which_they_were_told(
     invoke: Run, folder: Path, config: Path, detection_record: Callable[..., DetectionRecord]
 ) -> None:
