@@ -26,6 +26,7 @@ import structlog
 from msgspec import Struct
 
 from detector import heads, verdicts
+from detector.agree import JUDGE, strays
 from detector.engines import Array, Engine, engine_class, installed
 from detector.errors import DetectorError, EngineRefused, HeadError
 from detector.heads import Head
@@ -231,6 +232,8 @@ def judge(model: Model, data: bytes, request: TrialRequest, tell: Callable[[Verd
         outputs: list[Array] = list(engine.infer(tensor))
         head = heads.recognise(outputs, request.height, request.width, request.classes)
         wrong = heads.fault(head, outputs)
+        if not wrong and request.engine != JUDGE and request.like is None:  # elsewhere it was found out there
+            wrong = strays(engine, model, head, request.batch)
         times_ms = timed(engine, tensor, request.num_cores)
     except HeadError as error:
         return tell(msgspec.structs.replace(_refused(request, str(error)), unknown_head=True))

@@ -19,6 +19,7 @@ from onnx.onnx_ml_pb2 import NodeProto, TensorProto
 from detector.prepare.graph import BY_CHANNEL, Array, Graph, attribute, clone, make
 from detector.prepare.loosen import loosen_convolutions
 from detector.prepare.saturation import narrow, secure_weights
+from detector.prepare.unsigned import unsign_activations
 from detector.prepare.weights import unsign_weights
 
 _BYTE = 1 / 255  # what a picture's bytes stand for; any other would do, since the weights' steps are divided by it
@@ -42,7 +43,7 @@ class _Rescaled:
 def for_onnxruntime(onnx: bytes, *, saturates: bool) -> bytes:
     """ONNX bytes with unsigned weights in every ConvInteger; the same bytes where there is nothing to do. `saturates`:
     in other convolutions too, whose kernels for signed ones add up products in 16 bits on such a CPU."""
-    if not _quantised(onnx):
+    if not is_quantised(onnx):
         return onnx
     graph = Graph(onnx)
     done = unsign_integer_weights(graph)
@@ -52,19 +53,20 @@ def for_onnxruntime(onnx: bytes, *, saturates: bool) -> bytes:
 
 
 def for_openvino(onnx: bytes, *, saturates: bool) -> bytes:
-    """ONNX bytes with DequantizeLinear and Conv for every ConvInteger and QLinearConv; the same bytes where there is
-    nothing to do. `saturates`: with weights for a CPU that adds up products in 16 bits; raises EngineRefused where they
-    cannot be had."""
-    if not _quantised(onnx):
+    """ONNX bytes with unsigned activations, and DequantizeLinear and Conv for every ConvInteger and QLinearConv; the
+    same bytes where there is nothing to do. `saturates`: with weights for a CPU that adds up products in 16 bits;
+    raises EngineRefused where they cannot be had."""
+    if not is_quantised(onnx):
         return onnx
     graph = Graph(onnx)
-    done = loosen_convolutions(graph) + dequantise_integer_convs(graph, saturates=saturates)
+    done = unsign_activations(graph) + loosen_convolutions(graph) + dequantise_integer_convs(graph, saturates=saturates)
     if saturates:
         done += secure_weights(graph)
     return graph.to_bytes() if done else onnx
 
 
-def _quantised(onnx: bytes) -> bool:
+def is_quantised(onnx: bytes) -> bool:
+    """Whether there may be eight-bit operators in these ONNX bytes."""
     return any(kind in onnx for kind in (b"ConvInteger", b"QLinear", b"DequantizeLinear"))
 
 
