@@ -160,6 +160,7 @@ def _set_health(health: Health, worker: Worker, follower: Follower, cores: str, 
         published=outbox.published,
         unpublished=outbox.held,
         shed=outbox.shed,
+        detections_cut=outbox.cut,
     )
 
 
@@ -177,3 +178,4 @@ def _counts(worker: Worker, source: WorkSource, follower: Follower, outbox: Outb
     yield metrics.Count("sparsecam_outbox_refused", "Records that Redis will never take.", outbox.refused)
     yield metrics.Count("sparsecam_outbox_held", "Records waiting for Redis.", outbox.held, gauge=True)
     yield metrics.Count("sparsecam_outbox_reconnects", "Connections made anew.", outbox.reconnects)
+    yield metrics.Count("sparsecam_outbox_detections_cut", "Detections removed early: the memory was full.", outbox.cut)

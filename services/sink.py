@@ -59,6 +59,7 @@ def _report(now: SinkSnapshot, health: Health) -> None:
         disarmed=now.disarmed,
         sinks=now.sinks,
         alerts_waiting=now.alerts_waiting,
+        detections_cut=now.cut,
     )
 
 
@@ -71,6 +72,7 @@ def _counts(now: SinkSnapshot) -> Iterable[metrics.Count]:
     yield metrics.Count("sparsecam_sink_alerts_repeated", "Alerts found again after a restart.", now.alerts_repeated)
     yield metrics.Count("sparsecam_sink_alerts_waiting", "Alerts waiting for Redis.", now.alerts_waiting, gauge=True)
     yield metrics.Count("sparsecam_sink_reconnects", "Connections to Redis made anew.", now.reconnects)
+    yield metrics.Count("sparsecam_sink_detections_cut", "Detections removed early: the memory was full.", now.cut)
     yield metrics.Count("sparsecam_sink_cameras", "Cameras whose lease is held.", now.cameras, gauge=True)
     yield metrics.Count("sparsecam_sink_sinks", "Sinks that share the cameras.", now.sinks, gauge=True)
     yield metrics.Count("sparsecam_sink_disarmed", "Rules disarmed at run time.", now.disarmed, gauge=True)

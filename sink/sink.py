@@ -29,6 +29,7 @@ from wire.cameras import read_status, status_of
 from wire.logs import redact
 from wire.messages import WireError
 from wire.redis_link import Link, RedisAway, connect
+from wire.room import Room, is_full
 from wire.settings import RedisSettings
 from wire.streams import Entry, Reader, detections_key
 
@@ -76,6 +77,7 @@ class Sink:
         self._cameras: dict[str, WatchedCamera] = {}  # those whose lease is ours
         self._disarmed: dict[str, frozenset[str]] = {}  # camera: rules
         self._link: Link | None = None
+        self._room = Room()
         self._commit = Commit()
         self._uncommitted_since_s = 0.0
         self._renew_at_s = self._system_at_s = -math.inf
@@ -104,6 +106,8 @@ class Sink:
                     log.warning("redis away", reason=redact(str(error)), alerts_waiting=len(self._commit.alerts))
                     told = True
                 self._drop_link()
+                if is_full(error):  # alerts must not wait for a memory that any camera's detections may have filled
+                    self._room.try_make(lambda: connect(self._redis, self._default_url), self._leases.cameras)
                 stop.wait(RETRY_S)
         self._finish()
 
@@ -123,6 +127,7 @@ class Sink:
                 alerts=dict(self._delivered),
                 alerts_waiting=len(self._commit.alerts),
                 reconnects=max(0, now["connects"] - 1),
+                cut=self._room.cut,
                 cameras=len(self._cameras),
                 sinks=self._leases.sinks,
                 disarmed=sum(len(camera.work.disarmed) for camera in self._cameras.values()),

@@ -22,6 +22,7 @@ class SinkSnapshot:
     alerts_repeated: int = 0  # found again after a restart; were there already
     alerts_waiting: int = 0  # found, and not yet in Redis
     reconnects: int = 0
+    cut: int = 0  # older detections that were removed early, because the memory of Redis was full
     cameras: int = 0  # whose lease is ours
     sinks: int = 0  # that share the cameras
     disarmed: int = 0  # rules of these cameras that somebody switched off at run time

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import os
 import sys
 import tempfile
@@ -18,6 +19,7 @@ import structlog
 from hypothesis import HealthCheck, settings
 
 from wire.messages import Detection, DetectionRecord
+from wire.streams import detections_key
 from wire.valkey import EmbeddedValkey
 
 # A thread that outlives its test may log late: not into a stream that a capture of output closes.
@@ -87,6 +89,24 @@ def own_valkey() -> Iterator[EmbeddedValkey]:
         EmbeddedValkey(Path(folder) / "v", fsync="always") as server,
     ):
         yield server
+
+
+@pytest.fixture(scope="session")
+def fill_with_detections() -> Callable[..., int]:
+    """Fills the memory of a Redis, two megabytes more than it uses now, with entries of cameras; returns how many."""
+
+    def fill(url: str, *cameras: str) -> int:
+        number = 0
+        with redis.Redis.from_url(url) as client:
+            client.config_set("maxmemory", client.info("memory")["used_memory"] + 2_000_000)
+            with pytest.raises(redis.exceptions.OutOfMemoryError):
+                for number in itertools.count():
+                    client.xadd(detections_key(cameras[number % len(cameras)]), {"v": "0", "d": b"x" * 2000})
+            # What connections take counts too: without this one there would be room for a few writes.
+            client.config_set("maxmemory", client.info("memory")["used_memory"] - 200_000)
+        return number
+
+    return fill
 
 
 @pytest.fixture(scope="session")

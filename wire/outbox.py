@@ -17,6 +17,7 @@ import structlog
 from wire.logs import redact
 from wire.messages import DetectionRecord
 from wire.redis_link import Link, RedisAway, RedisUrlError
+from wire.room import Room, is_full
 from wire.streams import PUBLISH_ONCE, publish_once
 
 log = structlog.get_logger()
@@ -29,7 +30,7 @@ RETRY_FIRST_S = 0.02
 RETRY_MOST_S = 0.5
 
 # Refusals that concern one key only; the record will never get in and must not hold up the others. All other refusals
-# (no memory, read-only replica, loading, no permission...) pass or are mended, and the record waits.
+# (no memory and nothing to cut, read-only replica, no permission...) pass or are mended, and the record waits.
 LASTING = ("WRONGTYPE",)
 
 Callback = Callable[[list[DetectionRecord]], None]
@@ -45,6 +46,7 @@ class OutboxStats:
     refused: int  # dropped because the camera's key in Redis is not a stream
     held: int  # waiting or on their way
     reconnects: int  # connections made anew after a loss
+    cut: int  # older detections that were removed early, because the memory of Redis was full
 
 
 class _Waiting(NamedTuple):
@@ -82,6 +84,7 @@ class Outbox:
         self._deadline: float | None = None  # set by close: when to give up
         self._ended = False
         self._link: Link | None = None
+        self._room = Room()
         self._published = self._repeated = self._shed = self._refused = self._reconnects = 0
         self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
         self._thread.start()
@@ -148,6 +151,7 @@ class Outbox:
                 refused=self._refused,
                 held=len(self._queue),
                 reconnects=self._reconnects,
+                cut=self._room.cut,
             )
 
     def _run(self) -> None:
@@ -191,6 +195,8 @@ class Outbox:
         if any(isinstance(reply, redis.exceptions.NoScriptError) for reply in replies):
             # SCRIPT FLUSH, or a failover behind our back
             replies = self._link.send(("SCRIPT", "LOAD", PUBLISH_ONCE.source), *commands)[1:]
+        while any(map(is_full, replies)) and self._room.make(self._link, (one.record.camera for one in batch)):
+            replies = self._link.send(*commands)
         for reply in replies:
             if isinstance(reply, redis.ResponseError) and not str(reply).startswith(LASTING):
                 raise reply

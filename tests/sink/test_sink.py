@@ -249,6 +249,24 @@ def test_a_frame_missing_over_an_outage_is_still_waited_for(
     assert running.sink.snapshot().gaps == 0
 
 
+def test_a_redis_full_of_detections_does_not_keep_alerts_back(
+    own_valkey: EmbeddedValkey,
+    start_sink: Callable[..., Running],
+    detection_record: MakeRecord,
+    wait_until: WaitUntil,
+    fill_with_detections: Callable[..., int],
+) -> None:
+    running = start_sink(own_valkey.url, ("door", "yard"))
+    wait_until(lambda: running.sink.snapshot().cameras == 2)
+    publish(own_valkey.url, detection_record(0, "pistol"))
+    wait_until(lambda: running.sink.snapshot().read == 1)
+    before = fill_with_detections(own_valkey.url, "yard")
+    wait_until(lambda: running.sink.snapshot().cut)
+    assert running.sink.snapshot().cut < before / 2
+    publish(own_valkey.url, detection_record(1, "pistol"))
+    wait_until(lambda: [alert.seq for alert in alerts_of(own_valkey.url)] == [1])
+
+
 def test_alerts_that_redis_refuses_wait_until_it_takes_them(
     own_valkey: EmbeddedValkey, start_sink: Callable[..., Running], detection_record: MakeRecord, wait_until: WaitUntil
 ) -> None:

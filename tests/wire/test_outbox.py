@@ -15,6 +15,7 @@ import redis
 from wire.messages import DetectionRecord, WireError, decode, decoder
 from wire.outbox import Outbox
 from wire.redis_link import connect
+from wire.room import LEAST_KEPT
 from wire.settings import RedisSettings
 from wire.streams import detections_key
 from wire.valkey import EmbeddedValkey
@@ -251,6 +252,28 @@ def test_a_full_server_makes_records_wait_and_not_vanish(
         client.config_set("maxmemory", 0)
     assert outbox.flush(10)
     assert in_stream(own_valkey) == [0]
+
+
+def test_a_server_full_of_detections_goes_on_with_new_ones(
+    own_valkey: EmbeddedValkey,
+    make_outbox: Callable[..., Outbox],
+    told: Told,
+    detection_record: MakeRecord,
+    fill_with_detections: Callable[..., int],
+) -> None:
+    before = fill_with_detections(own_valkey.url, "door", "yard")
+    outbox = make_outbox(own_valkey.url)
+    for seq in range(2000):
+        outbox.put(detection_record(seq, *["pistol"] * 10, camera="yard" if seq % 2 else "door"))
+    assert outbox.flush(20)
+    stats = outbox.stats()
+    assert (stats.published, stats.shed) == (2000, 0)
+    with redis.Redis.from_url(own_valkey.url) as client:
+        kept = [client.xlen(detections_key(camera)) for camera in ("door", "yard")]
+        newest = [client.xrevrange(detections_key(camera), count=1)[0][1] for camera in ("door", "yard")]
+    assert stats.cut == before + 2000 - sum(kept)
+    assert min(kept) >= LEAST_KEPT
+    assert [decode(decoder(DetectionRecord), fields[b"d"]).seq for fields in newest] == [1998, 1999]
 
 
 def test_a_camera_whose_key_is_no_stream_does_not_hold_up_the_others(
