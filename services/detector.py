@@ -88,7 +88,7 @@ def _work(config: Config, detector: Detector, stop: threading.Event, health: Hea
     )
     follower = Follower(config, worker, source.name, runs)
     follower.start()
-    tell = partial(_set_health, health, worker, follower, cores)
+    tell = partial(set_health, health, worker, follower, cores)
     unexport = metrics.export_counts(lambda: _counts(worker, source, follower, outbox.stats()))
     reporter = threading.Thread(target=_report, args=(stop, lambda: tell(outbox.stats())), name="health", daemon=True)
     reporter.start()
@@ -142,10 +142,13 @@ def _report(stop: threading.Event, tell: Callable[[], None]) -> None:
         tell()
 
 
-def _set_health(health: Health, worker: Worker, follower: Follower, cores: str, outbox: OutboxStats) -> None:
+def set_health(health: Health, worker: Worker, follower: Follower, cores: str, outbox: OutboxStats) -> None:
+    """Say how the worker is: degraded without its model, and while detections do not reach Redis."""
     detector = worker.detector
     trouble = follower.trouble or detector.refusal
     astray = {"model_error": trouble} if trouble else {}
+    if outbox.trouble:
+        astray["redis_error"] = outbox.trouble
     health.set(
         "degraded" if astray else "ok",
         cores=cores,

@@ -14,6 +14,7 @@ from sink.snapshot import SinkSnapshot
 from wire import metrics
 from wire.health import Health
 from wire.media import media_links
+from wire.redis_link import REFUSES
 
 
 def run(config: Config, stop: threading.Event, health: Health) -> None:
@@ -22,10 +23,10 @@ def run(config: Config, stop: threading.Event, health: Health) -> None:
     unexport = metrics.export_counts(lambda: _counts(sink.snapshot()))
     try:
         with start_outputs(config, stop):
-            sink.run(stop, lambda: _report(sink.snapshot(), health))
+            sink.run(stop, lambda: set_health(sink.snapshot(), health))
     finally:
         unexport()
-        _report(sink.snapshot(), health)
+        set_health(sink.snapshot(), health)
 
 
 def sink_plan(config: Config) -> Plan:
@@ -46,10 +47,13 @@ def _links(config: Config) -> Links | None:
     return links
 
 
-def _report(now: SinkSnapshot, health: Health) -> None:
+def set_health(now: SinkSnapshot, health: Health) -> None:
+    """Say how the sink is: degraded while Redis is away or refuses."""
+    away = "refuses writes" if now.trouble.startswith(REFUSES) else "away"
     health.set(
-        "ok" if now.connected else "degraded",
-        redis="connected" if now.connected else "away",
+        "ok" if now.connected and not now.trouble else "degraded",
+        redis="connected" if now.connected else away,
+        **({"redis_error": now.trouble} if now.trouble else {}),
         read=now.read,
         malformed=now.malformed,
         duplicates=now.duplicates,

@@ -28,7 +28,7 @@ from wire.arming import disarmed_of, read_disarmed
 from wire.cameras import read_status, status_of
 from wire.logs import redact
 from wire.messages import WireError
-from wire.redis_link import Link, RedisAway, connect
+from wire.redis_link import Link, RedisAway, connect, trouble_name
 from wire.room import Room, is_full
 from wire.settings import RedisSettings
 from wire.streams import Entry, Reader, detections_key
@@ -78,6 +78,7 @@ class Sink:
         self._disarmed: dict[str, frozenset[str]] = {}  # camera: rules
         self._link: Link | None = None
         self._room = Room()
+        self._trouble = ""
         self._commit = Commit()
         self._uncommitted_since_s = 0.0
         self._renew_at_s = self._system_at_s = -math.inf
@@ -93,18 +94,18 @@ class Sink:
 
         Raises RedisUrlError for a redis.url that cannot be used.
         """
-        told = False
         while not stop.is_set():
             beat()
             try:
                 entries = self._round(self._link or self._connect())
-                told = False
+                self._trouble = ""
                 if entries:
                     stop.wait(GATHER_S)
             except (redis.RedisError, RedisAway, OSError) as error:
-                if not told:
-                    log.warning("redis away", reason=redact(str(error)), alerts_waiting=len(self._commit.alerts))
-                    told = True
+                name, reason = trouble_name(error), redact(str(error))
+                if not self._trouble:
+                    log.warning(name, reason=reason, alerts_waiting=len(self._commit.alerts))
+                self._trouble = f"{name}: {reason}"
                 self._drop_link()
                 if is_full(error):  # alerts must not wait for a memory that any camera's detections may have filled
                     self._room.try_make(lambda: connect(self._redis, self._default_url), self._leases.cameras)
@@ -119,6 +120,7 @@ class Sink:
                 now.update(camera.counts())
             return SinkSnapshot(
                 connected=self._link is not None,
+                trouble=self._trouble,
                 read=self._reader.counts.read,
                 malformed=self._reader.counts.malformed + now["bad"],
                 trimmed=self._reader.counts.trimmed,

@@ -10,6 +10,7 @@ class SinkSnapshot:
     """The sink's counts since it started."""
 
     connected: bool = False
+    trouble: str = ""  # why the last attempt to read or write at Redis failed; empty after one that did not
     read: int = 0  # entries, those below included
     malformed: int = 0  # unreadable, or of a version this build does not know
     trimmed: int = 0  # cut off by the stream's length before they were worked through

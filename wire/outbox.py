@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import threading
 import time
@@ -16,7 +17,7 @@ import structlog
 
 from wire.logs import redact
 from wire.messages import DetectionRecord
-from wire.redis_link import Link, RedisAway, RedisUrlError
+from wire.redis_link import Link, RedisAway, RedisUrlError, trouble_name
 from wire.room import Room, is_full
 from wire.streams import PUBLISH_ONCE, publish_once
 
@@ -28,6 +29,9 @@ BATCH = 128
 # for the slower of two workers that come back (reorder_timeout_s); two attempts a second cost next to nothing.
 RETRY_FIRST_S = 0.02
 RETRY_MOST_S = 0.5
+
+# How long a record that was shed is told of as trouble: it takes a look at health every ten seconds to see it.
+SHED_TOLD_S = 10.0
 
 # Refusals that concern one key only; the record will never get in and must not hold up the others. All other refusals
 # (no memory and nothing to cut, read-only replica, no permission...) pass or are mended, and the record waits.
@@ -47,6 +51,7 @@ class OutboxStats:
     held: int  # waiting or on their way
     reconnects: int  # connections made anew after a loss
     cut: int  # older detections that were removed early, because the memory of Redis was full
+    trouble: str  # why records do not get into Redis, or were shed lately; empty when all is well
 
 
 class _Waiting(NamedTuple):
@@ -85,6 +90,8 @@ class Outbox:
         self._ended = False
         self._link: Link | None = None
         self._room = Room()
+        self._trouble = ""
+        self._shed_at_s = -math.inf
         self._published = self._repeated = self._shed = self._refused = self._reconnects = 0
         self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
         self._thread.start()
@@ -111,6 +118,7 @@ class Outbox:
                     self._hurry()
             if pushed_out is not None:
                 self._shed += 1
+                self._shed_at_s = time.monotonic()
         if pushed_out is not None:
             self._tell(self._on_shed, [pushed_out])
 
@@ -152,7 +160,13 @@ class Outbox:
                 held=len(self._queue),
                 reconnects=self._reconnects,
                 cut=self._room.cut,
+                trouble=self._trouble or self._shedding(),
             )
+
+    def _shedding(self) -> str:
+        if time.monotonic() - self._shed_at_s > SHED_TOLD_S:
+            return ""
+        return f"more records come than Redis takes: of {self._capacity} waiting the oldest were shed (redis.outbox)"
 
     def _run(self) -> None:
         failures = 0
@@ -161,14 +175,17 @@ class Outbox:
                 replies = self._send(batch, failures)
             except (redis.RedisError, RedisAway, RedisUrlError, OSError) as error:
                 failures += 1
+                name, reason = trouble_name(error), redact(str(error))
                 if failures == 1:
-                    log.warning("redis away", reason=redact(str(error)), held=len(self._queue))
+                    log.warning(name, reason=reason, held=len(self._queue))
+                self._trouble = f"{name}: {reason}"
                 self._drop_link()
                 self._back_off(failures)
                 continue
             if failures:
                 log.info("redis back", attempts=failures, held=len(self._queue))
                 failures = 0
+                self._trouble = ""
             self._settle(batch, replies)
         self._drop_link()
         self._shed_rest()

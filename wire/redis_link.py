@@ -18,6 +18,8 @@ HEALTH_CHECK_S = 30
 # What redis.url may say after the `?`. Other options of redis-py (decode_responses, timeouts) would break this code.
 URL_OPTIONS = ("db", "username", "password", "ssl_")
 
+REFUSES = "redis refuses writes"
+
 
 class RedisUrlError(ValueError):
     """redis.url cannot be used as it is written."""
@@ -58,6 +60,11 @@ def connect(settings: RedisSettings, default_url: str = "") -> redis.Redis:
         client.close()
         raise RedisAway(f"{redact(url)} does not answer: {redact(str(error))}") from None
     return client
+
+
+def trouble_name(error: Exception) -> str:
+    """What to call a failed write: who looks for a lost connection does not find a full memory."""
+    return REFUSES if isinstance(error, redis.ResponseError) else "redis away"
 
 
 def _check_url(url: str) -> None:

@@ -17,7 +17,7 @@ from redis.exceptions import LockError
 from redis.lock import Lock
 
 from wire.logs import redact
-from wire.redis_link import RedisAway
+from wire.redis_link import RedisAway, trouble_name
 
 log = structlog.get_logger()
 
@@ -65,7 +65,7 @@ class Lease:
             except (redis.RedisError, RedisAway, OSError) as error:
                 self._silent = True
                 if not told:
-                    log.warning("redis away: outputs wait", reason=redact(str(error)))
+                    log.warning(f"{trouble_name(error)}: outputs wait", reason=redact(str(error)))
                     told = True
             stop.wait(RENEW_EVERY_S if self.held() else RENEW_EVERY_S / 4)
         self._release(client, lock)

@@ -22,7 +22,7 @@ from sink.outputs.lease import Lease
 from sink.outputs.reader import AlertReader, Entry
 from sink.outputs.settings import CommonSettings
 from wire.logs import redact
-from wire.redis_link import Link, RedisAway
+from wire.redis_link import Link, RedisAway, trouble_name
 from wire.streams import id_order
 
 log = structlog.get_logger()
@@ -98,7 +98,8 @@ class OutputRunner:
                     told = False
                 except (redis.RedisError, RedisAway, OSError) as error:
                     if not told:
-                        log.warning("redis away", output=self.name, reason=redact(str(error)), held=len(self._held))
+                        reason = redact(str(error))
+                        log.warning(trouble_name(error), output=self.name, reason=reason, held=len(self._held))
                         told = True
                     self._drop_link()
                     stop.wait(REDIS_RETRY_S)
@@ -255,7 +256,8 @@ class OutputRunner:
             try:
                 self._reader.flush(self._link)
             except (redis.RedisError, OSError) as error:
-                log.warning("redis away: some alerts may come twice", output=self.name, reason=redact(str(error)))
+                name = f"{trouble_name(error)}: some alerts may come twice"
+                log.warning(name, output=self.name, reason=redact(str(error)))
         self._held.clear()
         self._drop_link()
 

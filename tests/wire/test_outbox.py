@@ -249,8 +249,11 @@ def test_a_full_server_makes_records_wait_and_not_vanish(
         outbox.put(detection_record(0))
         assert not outbox.flush(0.3)
         assert outbox.stats().held == 1
+        # A lost connection would be looked for in the wrong place.
+        assert outbox.stats().trouble.startswith("redis refuses writes: command not allowed when used memory")
         client.config_set("maxmemory", 0)
     assert outbox.flush(10)
+    assert outbox.stats().trouble == ""
     assert in_stream(own_valkey) == [0]
 
 

@@ -1,0 +1,88 @@
+"""Detector and sink say in their health reports when Redis does not take what they write, and in whose words."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import redis
+
+from services.detector import set_health as set_detector_health
+from services.sink import set_health as set_sink_health
+from sink.camera import Plan
+from sink.settings import SinkSettings
+from sink.sink import Sink
+from wire.health import Health
+from wire.messages import DetectionRecord
+from wire.outbox import Outbox
+from wire.redis_link import connect
+from wire.settings import RedisSettings
+from wire.valkey import EmbeddedValkey
+
+FULL = "redis refuses writes: command not allowed when used memory > 'maxmemory'"
+
+
+def detector_health(outbox: Outbox) -> Health:
+    detector: Any = SimpleNamespace(
+        refusal="", model_name="m", model=SimpleNamespace(sha256="s"), choice=SimpleNamespace(engine="e")
+    )
+    stats = SimpleNamespace(detected=1, failed=0, stale=0, last_inference_ms=1.0)
+    worker: Any = SimpleNamespace(detector=detector, stats=stats)
+    follower: Any = SimpleNamespace(trouble="")
+    health = Health.null()
+    set_detector_health(health, worker, follower, "0", outbox.stats())
+    return health
+
+
+def test_a_detector_is_degraded_while_redis_takes_nothing(
+    own_valkey: EmbeddedValkey, detection_record: Callable[..., DetectionRecord], wait_until: Callable[..., None]
+) -> None:
+    settings = RedisSettings(url=own_valkey.url, timeout_s=0.3)
+    outbox = Outbox(lambda: connect(settings), 2, maxlen=100)
+    with redis.Redis.from_url(own_valkey.url) as client:
+        assert detector_health(outbox).state == "ok"
+        client.config_set("maxmemory", 1)
+        outbox.put(detection_record(0))
+        wait_until(lambda: detector_health(outbox).state == "degraded")
+        assert detector_health(outbox).detail["redis_error"].startswith(FULL)
+        for seq in range(1, 4):
+            outbox.put(detection_record(seq))
+        client.config_set("maxmemory", 0)
+    assert outbox.flush(10)
+    # It is over, and yet something was lost just now.
+    assert detector_health(outbox).state == "degraded"
+    assert "shed" in detector_health(outbox).detail["redis_error"]
+    own_valkey.stop()
+    outbox.put(detection_record(9))
+    wait_until(lambda: detector_health(outbox).detail["redis_error"].startswith("redis away: "))
+    outbox.close(0)
+
+
+def test_a_sink_is_degraded_while_redis_takes_nothing(
+    own_valkey: EmbeddedValkey, wait_until: Callable[..., None]
+) -> None:
+    sink, health, stop = (
+        Sink(SinkSettings(lease_s=1), Plan(), ["door"], RedisSettings(url=own_valkey.url)),
+        Health.null(),
+        threading.Event(),
+    )
+    thread = threading.Thread(target=sink.run, args=(stop, lambda: set_sink_health(sink.snapshot(), health)))
+    thread.start()
+    try:
+        wait_until(lambda: health.state == "ok")
+        with redis.Redis.from_url(own_valkey.url) as client:
+            client.config_set("maxmemory", 1)
+            client.delete("sparsecam:lease:{door}")  # what it must write again
+            wait_until(lambda: health.state == "degraded")
+            assert health.detail["redis"] == "refuses writes"
+            assert health.detail["redis_error"].startswith(FULL)
+            client.config_set("maxmemory", 0)
+        wait_until(lambda: health.state == "ok")
+        assert "redis_error" not in health.detail
+        own_valkey.stop()
+        wait_until(lambda: health.detail["redis"] == "away")
+    finally:
+        stop.set()
+        thread.join()
