@@ -1,6 +1,7 @@
-"""What a config names on this machine's disk that is not there: right in form, and it could not work as things are.
+"""What a config asks of this machine that is not there: right in form, and it could not work as things are.
 
-A video may be mounted later, so that is a warning; without its model file no worker starts, so that is an error.
+A video may be mounted later, so that is a warning, as is too little memory for all that is to be kept; without its
+model file no worker starts, so that is an error.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from ingest.sources import parse
 from services.config import Config, places, refuse_model
 from services.model_classes import names_classes
 from services.model_names import detector_settings
+from services.redis_memory import too_small
 from services.yaml_source import KeyPath, Problem, dotted
 
 # Kinds of sources that lie on this machine, and what each is called.
@@ -50,6 +52,12 @@ def gaps(config: Config, path: Path | None) -> Iterator[Problem]:
             then = "the camera is tried until it is" if found.live else "it must be by the start, or the camera fails"
             text = f"{dotted(key)}: no {what} {found.shown!r} here{_looked(Path(found.url))}; {then}"
             yield Problem(source.place(key), text)
+    memory: KeyPath = ("redis", "memory_mb")
+    if text := too_small(config):
+        yield Problem(source.place(memory), f"{dotted(memory)}: {text}")
+    if config.redis.memory_mb is not None and not config.embeds_valkey:
+        text = "has no effect, as redis.url names a server, which has its own (maxmemory); leave one of the two out"
+        yield Problem(source.place(memory), f"{dotted(memory)}: {text}")
 
 
 def unchecked_classes(config: Config, path: Path | None) -> Iterator[Problem]:

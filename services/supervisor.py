@@ -20,6 +20,7 @@ import structlog
 
 from services.child import Child, ChildSpec, relay_to, restarts_of, sparsecam, stop_all
 from services.process import EXIT_OK, LogOptions, claim_report, private_dir, report_path
+from services.redis_memory import memory_mb
 from wire.health import Health, HealthError, read_health
 from wire.valkey import EmbeddedValkey, ValkeyError
 
@@ -55,7 +56,9 @@ class Supervisor:
     ) -> None:
         logs = logs or LogOptions()
         self._config = config
-        self._valkey = EmbeddedValkey(config.valkey_dir) if config.embeds_valkey else None
+        self._valkey: EmbeddedValkey | None = None
+        if config.embeds_valkey:
+            self._valkey = EmbeddedValkey(config.valkey_dir, max_memory_mb=memory_mb(config))
         self._valkey_retry_s = 0.0
         specs = list(child_specs(config, config_path, workers, roles, logs))
         width = max((len(spec.name) for spec in specs), default=0)

@@ -48,6 +48,13 @@ class RedisSettings(BaseModel):
     alerts_maxlen: int = Field(
         100_000, ge=10, description="Entries kept in the alerts stream (XADD MAXLEN ~; entries)."
     )
+    memory_mb: int | None = Field(
+        None,
+        ge=64,
+        le=1_048_576,
+        description="Most memory of the embedded Valkey (megabytes). Empty: what all streams take at their longest, "
+        "at most a quarter of the machine's memory, and never less than 512.",
+    )
     outbox: int = Field(
         10_000,
         ge=1,

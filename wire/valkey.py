@@ -178,7 +178,7 @@ class EmbeddedValkey:
             "save": '""',  # the append-only file is the one form of persistence
             "maxmemory": f"{self._max_memory_mb}mb",
             # Any other policy would throw away streams, or the marks that keep a frame from appearing twice, without
-            # telling anyone. A write that is refused stays in the writer's outbox and is counted if it is shed.
+            # telling anyone. A write that is refused stays with its writer, who makes room (wire/room.py).
             "maxmemory-policy": "noeviction",
             # A program that may talk to Redis must not thereby be able to read files, load code or crash the server.
             "enable-debug-command": "no",

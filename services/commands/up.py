@@ -12,6 +12,7 @@ from services.config_incidents import short_merges
 from services.model_classes import refuse_unknown_classes
 from services.model_names import refuse_unknown_model
 from services.process import LogOptions, catch_signals, die_with_parent
+from services.redis_memory import too_small
 from services.supervisor import ROLES, Supervisor
 from services.workers import worker_count
 from wire.logs import setup_logs
@@ -62,3 +63,5 @@ def _warn_of_gaps(config: Config, path: Path | None) -> None:
         log.warning("no rules: detections go to Redis, but nothing makes alerts of them; write one under `rules`")
     for problem in short_merges(config, places(path)):
         log.warning(str(problem))
+    if text := too_small(config):
+        log.warning(f"redis.memory_mb: {text}")

@@ -45,7 +45,7 @@ def complaints(path: Path, env: dict[str, str] | None = None) -> list[str]:
             "redis:\n  zzz: 1\n",
             [
                 "2:3: redis.zzz: unknown key 'zzz'; expected one of: "
-                "alerts_maxlen, detections_maxlen, outbox, timeout_s, url"
+                "alerts_maxlen, detections_maxlen, memory_mb, outbox, timeout_s, url"
             ],
         ),
         (
