@@ -18,7 +18,7 @@ from services.training import CONF_THRES, IOU_THRES, MAX_DETECTIONS
 from trainer.data.labels import label_path, read_labels
 from trainer.data.pictures import read_image
 from trainer.errors import DataError
-from trainer.metrics import Evaluation, Found, Scores, Truth
+from trainer.metrics import Evaluation, Found, Scores, Truth, require_coco
 from wire.messages import Detection
 
 # An object of which a crop leaves less than this share cannot be asked for.
@@ -57,6 +57,7 @@ def accuracy(
 
     Raises DetectorError, DataError (also where classes do not fit), TrainerError where faster-coco-eval is missing.
     """
+    require_coco()
     settings: dict[str, Any] = {"model": str(model), "engine": engine, "cache_dir": cache_dir}
     settings |= {"conf_thres": CONF_THRES, "iou_thres": IOU_THRES, "max_detections": MAX_DETECTIONS}
     settings |= {"rectangular": question.rectangular, "image_shape": question.image_size, "batch": question.batch}

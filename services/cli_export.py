@@ -36,7 +36,8 @@ def register(app: typer.Typer, in_words: InWords) -> None:
     def export(
         *,
         checkpoint: Annotated[
-            Path, typer.Argument(metavar="CHECKPOINT", help="Weights of a training (.pt), or an ONNX export of ours.")
+            Path,
+            typer.Argument(metavar="CHECKPOINT", help="Weights of a training (.pt), an ONNX export of ours or a name."),
         ],
         out: Annotated[
             Optional[Path],  # noqa: UP045
@@ -67,14 +68,15 @@ def register(app: typer.Typer, in_words: InWords) -> None:
         """
         with in_words():
             from services.commands import export as command
+            from services.model_names import model_file
 
-            job = command.Job(checkpoint, out, img, batch, dynamic, compress, licence, engine or [])
+            job = command.Job(model_file(checkpoint), out, img, batch, dynamic, compress, licence, engine or [])
             raise typer.Exit(command.export(job, as_json=as_json))
 
     @app.command("val")
     def val(
         *,
-        models: Annotated[list[Path], typer.Argument(metavar="MODEL...", help="ONNX files and checkpoints (.pt).")],
+        models: Annotated[list[Path], typer.Argument(metavar="MODEL...", help="ONNX files, checkpoints (.pt), names.")],
         data: Annotated[Path, typer.Option("--data", help="data.yaml of the data set (YOLO's format), or its folder.")],
         task: Annotated[Task, typer.Option("--task", help="Which pictures of the data set.")] = Task.val,
         engine: Annotated[
@@ -103,8 +105,18 @@ def register(app: typer.Typer, in_words: InWords) -> None:
         """
         with in_words():
             from services.commands import val as command
+            from services.model_names import model_file
 
             job = command.Job(
-                models, data, task.value, engine or [], img, batch_size, square, aspect, num_cores, verbose
+                [model_file(one) for one in models],
+                data,
+                task.value,
+                engine or [],
+                img,
+                batch_size,
+                square,
+                aspect,
+                num_cores,
+                verbose,
             )
             raise typer.Exit(command.val(job, as_json=as_json))

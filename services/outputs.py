@@ -66,14 +66,17 @@ def build(name: str, settings: OutputSettings, connection: Callable[[], redis.Re
 
 
 @contextmanager
-def start_outputs(config: Config, stop: threading.Event) -> Iterator[None]:
-    """Deliver alerts to `config.outputs` in the background until `stop`; raises OutputUnavailable."""
+def start_outputs(config: Config, stop: threading.Event) -> Iterator[Callable[[], dict[str, int]]]:
+    """Deliver alerts to `config.outputs` in the background until `stop`; raises OutputUnavailable.
+
+    Gives what tells how many alerts wait for each output whose receiver takes none now.
+    """
 
     def connection() -> redis.Redis:
         return connect(config.redis, config.redis_url)
 
     if not config.outputs:
-        yield
+        yield dict
         return
     lease, lease_stop = Lease(connection), threading.Event()
     runners = [
@@ -88,7 +91,7 @@ def start_outputs(config: Config, stop: threading.Event) -> Iterator[None]:
     for thread in (holder, *threads):
         thread.start()
     try:
-        yield
+        yield lambda: {one.name: counts.waiting for one in runners if not (counts := one.counts()).reachable}
     finally:
         stop.set()
         _join(threads)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from services.config import Config
 from services.outputs import start_outputs
@@ -22,8 +22,8 @@ def run(config: Config, stop: threading.Event, health: Health) -> None:
     sink = Sink(config.sink, sink_plan(config), config.cameras, config.redis, config.redis_url)
     unexport = metrics.export_counts(lambda: _counts(sink.snapshot()))
     try:
-        with start_outputs(config, stop):
-            sink.run(stop, lambda: set_health(sink.snapshot(), health))
+        with start_outputs(config, stop) as unreached:
+            sink.run(stop, lambda: set_health(sink.snapshot(), health, unreached()))
     finally:
         unexport()
         set_health(sink.snapshot(), health)
@@ -47,13 +47,15 @@ def _links(config: Config) -> Links | None:
     return links
 
 
-def set_health(now: SinkSnapshot, health: Health) -> None:
-    """Say how the sink is: degraded while Redis is away or refuses."""
+def set_health(now: SinkSnapshot, health: Health, unreached: Mapping[str, int] | None = None) -> None:
+    """Say how the sink is: degraded while Redis is away or refuses, or alerts wait for outputs, so many for each of
+    `unreached`."""
     away = "refuses writes" if now.trouble.startswith(REFUSES) else "away"
     health.set(
-        "ok" if now.connected and not now.trouble else "degraded",
+        "ok" if now.connected and not now.trouble and not unreached else "degraded",
         redis="connected" if now.connected else away,
         **({"redis_error": now.trouble} if now.trouble else {}),
+        **({"outputs_unreachable": dict(unreached)} if unreached else {}),
         read=now.read,
         malformed=now.malformed,
         duplicates=now.duplicates,

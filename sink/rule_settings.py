@@ -52,7 +52,8 @@ class BaseRule(BaseModel):
         30,
         ge=0,
         le=DAY_S,
-        description="No second alert of the same class and camera within this, in the frames' time (seconds).",
+        description="No second alert of the same class and camera within this; what lasts longer is told then, in the "
+        "frames' time (seconds).",
     )
     schedule: ScheduleSettings | None = Field(None, description="When it is armed; without one, always.")
 

@@ -48,12 +48,19 @@ def alerts(config: Config, *, since: str | None, last: int, follow: bool, count:
     return 0
 
 
+# An incident that is told so long after it began was held back, as by a cooldown, and not only confirmed.
+HELD_BACK_S = 1.0
+
+
 def line(alert: Alert, stream_id: str = "") -> str:
     """One alert for a person; the time is local."""
     when = datetime.fromisoformat(alert.event_time.replace("Z", "+00:00")).astimezone()
     parts = [f"{when:%Y-%m-%d %H:%M:%S}.{when.microsecond // 1000:03d}", alert.camera, alert.event, alert.text]
     if alert.label is not None and alert.score is not None:
         parts.append(f"{alert.label} {alert.score:.0%}")
+    opened = datetime.fromisoformat(alert.opened_time.replace("Z", "+00:00")).astimezone()
+    if alert.event == "opened" and (when - opened).total_seconds() > HELD_BACK_S:
+        parts.append(f"since {opened:%H:%M:%S}.{opened.microsecond // 1000:03d}")
     parts.append(f"rule {alert.rule}")
     if alert.evidence is not None:
         parts.append(f"seen in {alert.evidence.frames_matched} of {alert.evidence.frames_seen} frames")

@@ -15,12 +15,13 @@ from rich.console import Console
 from rich.table import Table
 
 from detector import engines
-from detector.errors import DetectorError, EngineRefused, ModelError
+from detector.errors import DetectorError, EngineRefused, EngineUnavailable, ModelError
 from detector.model import MAX_MODEL_BYTES, Model, parse_model
 from detector.prepare.graph import Graph
 from detector.prepare.report import LayerSparsity, sparsity
 from services.bench.compare import compare
 from services.bench.errors import BenchError
+from services.training import MissingExtra
 from trainer.errors import TrainerError
 
 
@@ -84,8 +85,11 @@ def export(job: Job, *, as_json: bool) -> int:
 
 
 def _engines(wanted: Sequence[str]) -> list[str]:
-    """Engines to measure on; raises EngineUnavailable or EngineRefused for one that cannot."""
-    engines.engine_class("torch")  # says in words that it is missing
+    """Engines to measure on; raises EngineUnavailable or EngineRefused for one that cannot, MissingExtra."""
+    try:
+        engines.engine_class("torch")
+    except EngineUnavailable as error:
+        raise MissingExtra(ImportError("PyTorch is not installed")) from error
     if list(wanted) == ["none"]:
         return []
     return engines.asked_for(wanted, "onnx", "the exported model")

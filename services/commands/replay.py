@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from detector.detector import Detector
 from detector.settings import DetectorSettings
 from ingest.redact import safe_url
+from services.commands.alerts import HELD_BACK_S
 from services.commands.replay_input import Counts, ReplayError, clips, from_recording
 from services.commands.replay_progress import Progress
 from services.commands.replay_video import VideoPlayer
@@ -157,7 +158,9 @@ def _line(alert: Alert, now_us: int, first_us: int) -> str:
     parts.append(f"rule {alert.rule}")
     if alert.track is not None:
         parts.append(f"track {alert.track}")
-    event_us = microseconds(alert.event_time)
+    event_us, opened_us = microseconds(alert.event_time), microseconds(alert.opened_time)
+    if alert.event == "opened" and event_us - opened_us > HELD_BACK_S * 1e6:
+        parts.append(f"since {elapsed(opened_us - first_us)}")
     if event_us != now_us:
         parts.append(f"last seen {elapsed(event_us - first_us)}")
     return "  ".join(parts)

@@ -114,7 +114,7 @@ def test_a_config_with_outputs_delivers_and_one_that_is_dead_disturbs_no_other(
     config_path: Path, folder: Path, valkey: EmbeddedValkey, taken: list[str], wait_until: Any
 ) -> None:
     stop = threading.Event()
-    with start_outputs(load(config_path, {}), stop):
+    with start_outputs(load(config_path, {}), stop) as unreached:
         wait_until(lambda: groups(valkey.url) == 4)
         publish(valkey.url, *(alert(seq) for seq in range(20)))
         wait_until(lambda: len(taken) == 20)
@@ -123,6 +123,7 @@ def test_a_config_with_outputs_delivers_and_one_that_is_dead_disturbs_no_other(
         wait_until(lambda: exported('sparsecam_output_deadletters_total{output="run"}') == 20)
         assert exported('sparsecam_output_reachable{output="dead"}') == 0
         assert exported('sparsecam_output_waiting{output="dead"}') == 20
+        assert unreached() == {"dead": 20}
     assert exported('sparsecam_output_delivered_total{output="hook"}') == -1
     assert not [one.name for one in threading.enumerate() if one.name.startswith("output")]
 

@@ -86,3 +86,13 @@ def test_a_sink_is_degraded_while_redis_takes_nothing(
     finally:
         stop.set()
         thread.join()
+
+
+def test_a_sink_is_degraded_while_alerts_wait_for_an_output_that_takes_none(own_valkey: EmbeddedValkey) -> None:
+    sink, health = Sink(SinkSettings(), Plan(), [], RedisSettings(url=own_valkey.url)), Health.null()
+    sink._connect()
+    set_sink_health(sink.snapshot(), health, {})
+    assert health.state == "ok"
+    set_sink_health(sink.snapshot(), health, {"office": 7})
+    assert (health.state, health.detail["outputs_unreachable"]) == ("degraded", {"office": 7})
+    sink._drop_link()

@@ -128,6 +128,11 @@ def test_a_test_split_that_is_not_there_is_missed_by_who_asks_for_it(
     assert "test: held/out is not there; looked for" in " ".join(done.stderr.split())
 
 
+def test_a_name_of_the_registry_does_for_a_file(invoke: Sparsecam, data: Path) -> None:
+    done = invoke("val", "street-yolov5x", "--data", str(data))
+    assert "no model 'street-yolov5x'" in done.stderr and "did you mean 'street-yolov5n'?" in done.stderr
+
+
 def test_a_picture_comes_with_its_objects_in_its_pixels(data: Path) -> None:
     picture, truth = read_picture(data.parent / "images/3.png", 1)
     assert picture.shape == (300, 160, 3)
