@@ -9,6 +9,7 @@ A ring belongs to whoever holds its lock; those of dead processes are swept away
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import mmap
 import os
@@ -27,6 +28,9 @@ log = structlog.get_logger()
 
 STAMP = struct.Struct("<Q")
 HEAD_BYTES = 64  # the stamp alone on its cache line
+# Left free for what else lies in the same memory: health reports above all, which a full one would keep from being
+# written (some 100 KiB for 200 cameras, the old one and the new one side by side).
+KEPT_FREE = 1 << 20
 RINGS_OPEN = 256  # rings a reader keeps mapped: more than a host has cameras
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  # a folder of our own in it, of mode 0700
 
@@ -82,14 +86,13 @@ class Ring:
         self._count = 0
 
     def put(self, pixels: NDArray[np.uint8]) -> RingSlot | None:
-        """Write a frame's pixels; None when every slot is taken. Raises OSError when memory has run out."""
+        """Write a frame's pixels; None when every slot is taken. Raises OSError when memory runs out."""
         if not self._free:
             return None
         slot = self._free[-1]
         offset = slot * self._slot_bytes
         if slot not in self._backed:
-            # Touching a page that memory-backed storage has no room for would kill the process (SIGBUS).
-            os.posix_fallocate(self._fd, offset, self._slot_bytes)
+            self._back(offset)
             self._backed.add(slot)
         self._free.pop()
         self._count += 1
@@ -98,6 +101,21 @@ class Ring:
         self._bytes[start : start + pixels.size] = pixels.reshape(-1)
         STAMP.pack_into(self._map, offset, self._count)
         return RingSlot(self.name, offset, pixels.size, self._count)
+
+    def _back(self, offset: int) -> None:
+        """Get memory for the slot at `offset`, the first that has none; raises OSError where too little is left."""
+        # Touching a page that memory-backed storage has no room for would kill the process (SIGBUS).
+        os.posix_fallocate(self._fd, offset, self._slot_bytes)
+        # Looked at afterwards, so that of several writers at once none takes what another has left free.
+        now = os.fstatvfs(self._fd)
+        if now.f_blocks and now.f_bavail * now.f_frsize < KEPT_FREE:  # 0 blocks: a tmpfs without a limit
+            os.ftruncate(self._fd, offset)
+            os.ftruncate(self._fd, len(self._map))
+            raise OSError(
+                errno.ENOSPC,
+                f"{self._path.parent} has less than {KEPT_FREE >> 10} KiB left, which health reports need; give its "
+                f"file system more room than its {now.f_blocks * now.f_frsize >> 10} KiB",
+            )
 
     def free(self, slot: RingSlot) -> None:
         """The frame is settled: its slot may be used again."""

@@ -16,6 +16,7 @@ import pytest
 from services.config import load
 from services.model_names import detector_settings
 from trainer.registry import shipped_folder
+from wire.ring import KEPT_FREE
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 PASSWORD = "a1b2c3"
@@ -133,6 +134,9 @@ def test_broker_ingest_and_detector_share_one_runtime_folder_in_memory() -> None
     assert f"{options['uid']}:{options['gid']}" == project["services"]["broker"]["user"]
     assert options["mode"] == "0700"
     assert "size" not in options  # podman 4 refuses it
+    # Pixels lie there (wire/ring.py): three frames of 640x640 for each of 200 live cameras, and eight files' windows.
+    frame = 640 * 640 * 3 // 2
+    assert int(options["nr_blocks"]) * 4096 - KEPT_FREE > frame * (3 * 200 + 33 * 8)
 
 
 def test_config_models_and_media_are_read_only_and_never_made_by_the_engine(services: dict[str, Service]) -> None:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import hypothesis.strategies as st
 import numpy as np
@@ -122,6 +123,32 @@ def test_without_room_for_shared_memory_pixels_go_by_socket(tmp_path: Path, monk
     shared = SharedPixels(tmp_path, slots=2)
     assert shared.put(picture(1, 10)) is None
     assert shared.put(picture(2, 10)) is None
+    shared.close()
+
+
+def test_the_last_of_the_memory_is_left_for_health_reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    size, slots, room = 100_000, 8, 350_000 + rings.KEPT_FREE
+
+    def small(fd: int) -> SimpleNamespace:  # not every user can mount a small tmpfs
+        return SimpleNamespace(f_blocks=room, f_frsize=1, f_bavail=room - os.fstat(fd).st_blocks * 512)
+
+    monkeypatch.setattr(os, "fstatvfs", small)
+    ring = Ring(tmp_path, size, slots)
+    taken = [ring.put(picture(1, size)), ring.put(picture(2, size))]
+    with pytest.raises(OSError, match=r"1024 KiB left, which health reports need"):
+        for number in range(slots):
+            ring.put(picture(number, size))
+    held = (tmp_path / ring.name).stat().st_blocks * 512
+    assert room - held >= rings.KEPT_FREE, "what was too much is given back"
+    reader = RingReader(tmp_path)
+    assert [bytes(reader.copy(slot) or b"") for slot in taken if slot] == [bytes(picture(n, size)) for n in (1, 2)]
+    ring.free(taken[0])  # type: ignore[arg-type]
+    again = ring.put(picture(9, size))  # a slot that has its memory is used as before
+    assert again and bytes(reader.copy(again) or b"") == bytes(picture(9, size))
+    reader.close()
+    ring.close()
+    shared = SharedPixels(tmp_path, slots)
+    assert [shared.put(picture(n, size)) is None for n in range(5)] == [False, False, False, True, True]
     shared.close()
 
 
