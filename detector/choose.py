@@ -10,6 +10,7 @@ import structlog
 
 from detector import engines
 from detector.errors import EngineRefused, HeadError, ModelError
+from detector.heads import NMS_INSIDE
 from detector.model import Model
 from detector.settings import DetectorSettings
 from detector.trial import Verdict, try_model
@@ -197,6 +198,11 @@ def _batch(trials: Trials, single: Verdict, full: Verdict) -> tuple[int, str]:
     wanted = trials.settings.batch
     if single.batch != 1 or wanted == 1:
         return 1, "detector.batch is 1" if wanted == 1 else "the graph has a batch of its own"
+    if NMS_INSIDE in full.head:
+        # Exporters write NMS as a loop over the pictures, and often the traced one's only: the others of a batch then
+        # come out as zeros, which no shape and no grey picture shows.
+        asked = "" if wanted == "auto" else f"detector.batch {wanted} is not followed: "
+        return 1, f"{asked}the model has {NMS_INSIDE}, which many exports do for the first picture of a batch only"
     reasons = []
     for size in _batches(trials.settings):
         if wanted == "auto" and size * full.best_ms > _BATCH_MS:
@@ -205,6 +211,9 @@ def _batch(trials: Trials, single: Verdict, full: Verdict) -> tuple[int, str]:
         several = trials.at(single.engine, size, single.height, single.width, like=full)
         if not several.accepted:
             reasons.append(f"{size}: {several.reason}")
+            continue
+        if any(shape[:1] != [size] for shape in several.outputs):
+            reasons.append(f"{size}: its outputs {several.outputs} are not of {size} pictures each")
             continue
         each_ms = several.best_ms / size
         told = f"{size} at once take {each_ms:.2f} ms each, one alone {single.best_ms:.2f} ms"

@@ -295,6 +295,12 @@ class Detector:
             head.check(outputs)
         else:
             head = heads.recognise(outputs, height, width, verdict.class_count)
+            for index in head.outputs:
+                if len(outputs[index]) != batch:  # what lacks would pass for empty scenes
+                    raise EngineRefused(
+                        f"{self.model.name}: at {height}x{width} output {index} is {list(outputs[index].shape)}, "
+                        f"expected {batch} first, one for each picture of the batch; export it with a dynamic batch"
+                    )
         log.info(
             "model compiled",
             model=self.model.name,

@@ -26,6 +26,7 @@ HeadKind = Literal["yolov5", "yolov8", "yolov8-transposed", "end-to-end", "end-t
 # Strides of the levels in public models: P3-P5 (nearly all), P3-P6 (the large-picture ones), P2-P5, and tiny (P4-P5).
 _LEVELS = ((8, 16, 32), (8, 16, 32, 64), (4, 8, 16, 32), (16, 32))
 ANCHORS = 3  # a cell, in every YOLOv5
+NMS_INSIDE = "NMS inside"  # in the description of every head that has it, also in kept verdicts
 NOT_FINITE = "the engine's scores are not finite numbers for this frame"
 _EDGE = 1e-3  # what rounding may add to a score of 1
 UNDERSTOOD = (
@@ -68,7 +69,7 @@ class Head:
     def describe(self) -> str:
         """One line for people."""
         classes = "classes unknown" if self.class_count is None else f"{self.class_count} classes"
-        levels = f", strides {'/'.join(map(str, self.strides))}" if self.strides else ", NMS inside"
+        levels = f", strides {'/'.join(map(str, self.strides))}" if self.strides else f", {NMS_INSIDE}"
         return f"{self.kind} ({classes}{levels})"
 
     def decode(self, outputs: Sequence[Array], conf_thres: float, pictures: int = 1) -> Candidates:

@@ -66,7 +66,8 @@ class DetectorSettings(BaseModel):
     )
     batch: int | Literal["auto"] = Field(
         default="auto",
-        description="Frames inferred at once when so many wait; `auto`: 4 or 2 where measurements favour it (frames).",
+        description="Frames inferred at once when so many wait; `auto`: 4 or 2 where measurements favour it; always 1 "
+        "for models with NMS inside (frames).",
     )
     trial_timeout_s: float = Field(
         default=120, gt=0, le=3600, description="Time limit of the child process that tries the model first (seconds)."

@@ -95,6 +95,7 @@ def bright_box(
     dtype: str = "uint8",
     image_size: tuple[int, int] | None = (320, 320),
     four_outputs: bool = False,
+    one_picture: bool = False,
     refuses_light: bool = False,
     burden: int = 0,
     slowness: int = 0,
@@ -102,6 +103,7 @@ def bright_box(
 ) -> Path:
     """One box of class 0 around the bright pixels of the picture; its score is the brightest pixel's brightness.
 
+    `one_picture`: of a batch all but the first are zeros, as in exports whose loop over pictures was traced for one.
     `refuses_light`: an inference error at the first bright pixel. `burden` convolutions of 3 to 3 channels come first
     and change nothing but the time it takes. `slowness`: the side of the square matrices whose product each inference
     must take. `more` is metadata.
@@ -130,6 +132,9 @@ def bright_box(
     if refuses_light:  # there is no second element to gather
         lit = g.op("Cast", g.op("ReduceMax", mask, axes=[0, 1, 2, 3], keepdims=0), to=TensorProto.INT64)
         score = g.op("Mul", score, g.op("Gather", g.const([1.0]), lit))
+    if one_picture:
+        first = g.op("Cast", g.op("Less", g.count(score, 0), g.const(1.5)), to=FLOAT)
+        score = g.op("Mul", score, first)
     if slowness:
         weights = np.random.default_rng(3).random((slowness, slowness)) / slowness
         peak = g.op("ReduceMax", score, axes=[0, 1, 2, 3], keepdims=0)
@@ -169,12 +174,14 @@ def cells(
     raw_outputs: bool = False,
     decoded: bool = True,
     frozen_height: int | None = None,
+    one_picture: bool = False,
     kills_deepsparse: bool = False,
 ) -> Path:
     """A grid head: `yolov5`, `yolov8` or `yolov8-transposed`, two classes.
 
     `frozen_height`: rows are counted from the bottom of a picture of this height, so at any other the graph still runs
     and every box is in the wrong place. `batch`: written into the graph, which then runs with no other.
+    `one_picture`: of a batch only the first comes out.
     `raw_outputs` adds YOLOv5's raw heads; `decoded=False` leaves only those. `kills_deepsparse` (YOLOv5): the three
     anchors are one tensor joined to itself, which is well-formed and which ONNX Runtime runs, but at which DeepSparse
     1.8.0 fails an assertion and ends its process.
@@ -215,6 +222,8 @@ def cells(
             anchor = g.op("Unsqueeze", anchor, g.const([1], np.int64))
             raw.append(g.op("Concat", anchor, anchor, anchor, axis=1))
     predictions = g.op("Concat", *levels, axis=1)
+    if one_picture:
+        predictions = g.op("Slice", predictions, *(g.const([n], np.int64) for n in (0, 1, 0)))
     if head == "yolov8":
         predictions = g.op("Transpose", predictions, perm=[0, 2, 1])
     outputs = [(predictions, FLOAT)] if decoded else []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import hypothesis
@@ -29,6 +30,13 @@ def settings(verdict_dir: Path) -> Callable[..., DetectorSettings]:
         return DetectorSettings(**{"model": str(model), "engine": "onnxruntime", "cache_dir": verdict_dir, **changes})
 
     return make
+
+
+@pytest.fixture
+def cells_model(graphs: ModuleType, tmp_path: Path) -> Path:
+    """A real, quick ONNX detector of 320x320 and less that may infer in batches: see `graphs.cells`."""
+    path: Path = graphs.cells(tmp_path / "cells.onnx", image_size=(320, 320))
+    return path
 
 
 @pytest.fixture(params=[kind.name for kind in engines.KINDS.values() if kind.reads == "onnx"])

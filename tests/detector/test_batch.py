@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 
 from detector.choose import batch_pays
 from detector.detector import Detector
-from detector.errors import BadFrame
+from detector.errors import BadFrame, EngineRefused
 from detector.settings import DetectorSettings
 from wire.messages import FrameHeader
 
@@ -29,9 +30,9 @@ def spots(count: int) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("pixel_format", ["rgb24", "i420"])
 def test_a_batch_finds_in_each_frame_what_the_frame_alone_gives(
-    bright_box_model: Path, settings: Settings, header: Header, pixel_format: str
+    cells_model: Path, settings: Settings, header: Header, pixel_format: str
 ) -> None:
-    detector = Detector.load(settings(bright_box_model, batch=3))
+    detector = Detector.load(settings(cells_model, batch=3))
     assert detector.batch == 3
     frames = []
     for number, picture in enumerate(spots(3)):
@@ -48,24 +49,47 @@ def test_a_batch_finds_in_each_frame_what_the_frame_alone_gives(
 
 
 def test_fewer_frames_than_a_batch_are_inferred_one_by_one(
-    bright_box_model: Path, settings: Settings, header: Header
+    cells_model: Path, settings: Settings, header: Header
 ) -> None:
-    detector = Detector.load(settings(bright_box_model, batch=4))
+    detector = Detector.load(settings(cells_model, batch=4))
     frames = [(header(192, 320, seq=number), picture) for number, picture in enumerate(spots(2))]
     assert detector.detect_batch(frames) == [detector.detect(*frame) for frame in frames]
 
 
-def test_a_bad_frame_in_a_batch_is_an_error_of_the_batch(
-    bright_box_model: Path, settings: Settings, header: Header
-) -> None:
-    detector = Detector.load(settings(bright_box_model, batch=2))
+def test_a_bad_frame_in_a_batch_is_an_error_of_the_batch(cells_model: Path, settings: Settings, header: Header) -> None:
+    detector = Detector.load(settings(cells_model, batch=2))
     whole, cut = spots(2)
     with pytest.raises(BadFrame):
         detector.detect_batch([(header(192, 320), whole), (header(192, 320), cut[:-1])])
 
 
-def test_auto_says_what_it_measured(bright_box_model: Path, settings: Settings) -> None:
-    told = Detector.load(settings(bright_box_model)).describe()
+@pytest.mark.parametrize("four_outputs", [False, True])
+def test_a_model_with_nms_inside_infers_one_by_one_whatever_the_config_asks(
+    graphs: ModuleType, tmp_path: Path, settings: Settings, header: Header, four_outputs: bool
+) -> None:
+    path = graphs.bright_box(tmp_path / "m.onnx", one_picture=True, four_outputs=four_outputs)
+    frames = [(header(192, 320, seq=number), picture) for number, picture in enumerate(spots(4))]
+    for batch, because in (("auto", "the model has NMS inside"), (4, "detector.batch 4 is not followed: the model")):
+        detector = Detector.load(settings(path, batch=batch))
+        assert detector.batch == 1 and detector.describe()["batch_because"].startswith(because)
+        assert [len(found) for found in detector.detect_batch(frames)] == [1, 1, 1, 1]
+
+
+def test_outputs_of_fewer_pictures_than_the_batch_are_no_empty_scenes(
+    graphs: ModuleType, tmp_path: Path, settings: Settings, header: Header
+) -> None:
+    detector = Detector.load(
+        settings(graphs.cells(tmp_path / "m.onnx", image_size=(320, 320), one_picture=True), batch=4)
+    )
+    frames = [(header(192, 320, seq=number), picture) for number, picture in enumerate(spots(4))]
+    assert [len(found) for found in detector.detect_batch(frames)] == [1, 1, 1, 1]
+    assert detector.batch == 1 and "are not of 4 pictures" in detector.describe()["batch_because"]
+    with pytest.raises(EngineRefused, match=r"output 0 is \[1, 3780, 7\], expected 4 first"):
+        detector._compile(192, 320, 4)
+
+
+def test_auto_says_what_it_measured(cells_model: Path, settings: Settings) -> None:
+    told = Detector.load(settings(cells_model)).describe()
     assert told["batch"] in (1, 2, 4) and "one alone" in told["batch_because"]
 
 

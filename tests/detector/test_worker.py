@@ -62,7 +62,7 @@ class Published:
     ],
 )
 def test_live_frames_inferred_one_by_one_are_published_at_once(
-    bright_box_model: Path,
+    cells_model: Path,
     settings: Callable[..., DetectorSettings],
     header: Callable[..., FrameHeader],
     monkeypatch: pytest.MonkeyPatch,
@@ -70,7 +70,7 @@ def test_live_frames_inferred_one_by_one_are_published_at_once(
     lossless: bool,
     hurried: list[bool],
 ) -> None:
-    detector = Detector.load(settings(bright_box_model, batch=batch))
+    detector = Detector.load(settings(cells_model, batch=batch))
     picture = np.full((192, 320, 3), 90, np.uint8)
     now_ns = time.monotonic_ns()
     items = [
