@@ -29,6 +29,10 @@ ANCHORS = 3  # a cell, in every YOLOv5
 NMS_INSIDE = "NMS inside"  # in the description of every head that has it, also in kept verdicts
 NOT_FINITE = "the engine's scores are not finite numbers for this frame"
 _EDGE = 1e-3  # what rounding may add to a score of 1
+# So large a share of boxes after NMS may be inside out: heads that do not bound their distances (YOLOv6 without DFL,
+# RTMDet) give some such where nothing is, and in a grey picture nothing is anywhere. Of centres and sizes that are
+# taken for corners nearly all are.
+_INSIDE_OUT = 0.1
 UNDERSTOOD = (
     "YOLOv5 decoded [1, A, 5+classes] with A = 3 * cells; YOLOv8/v11 [1, 4+classes, A] or [1, A, 4+classes] with "
     "A = cells; end-to-end [1, boxes, 6]; end-to-end in four outputs [1, 1], [1, boxes, 4], [1, boxes], [1, boxes]"
@@ -60,6 +64,7 @@ class Head:
     strides: tuple[int, ...]  # empty for end-to-end heads
     height: int
     width: int
+    names: int | None = None  # class names known beforehand, of end-to-end heads: bounds the class numbers
 
     @property
     def has_nms(self) -> bool:
@@ -88,11 +93,8 @@ class Head:
         if self.kind == "end-to-end":
             rows, of = _above(arrays[0], arrays[0][:, :, 4], conf_thres)
             return _candidates(rows[:, :4], rows[:, 4], rows[:, 5], of)
-        counts, boxes, scores, classes = arrays
-        # Past the count there is whatever the memory held before.
-        listed = np.arange(scores.shape[1]) < counts.reshape(-1, 1)
-        joined = np.concatenate([boxes, scores[:, :, None], classes[:, :, None]], axis=2)
-        rows, of = _above(joined, np.where(listed, scores, 0), conf_thres)
+        joined, listed = _joined(arrays)
+        rows, of = _above(joined, np.where(listed, arrays[2], 0), conf_thres)
         return _candidates(rows[:, :4], rows[:, 4], rows[:, 5], of)
 
 
@@ -113,10 +115,10 @@ def recognise(outputs: Sequence[Array], height: int, width: int, classes: int | 
         return _checked(heads[0], classes, shapes)
     four = _four_outputs(outputs)
     if four is not None:
-        return Head("end-to-end-4", four, None, (), height, width)
+        return Head("end-to-end-4", four, None, (), height, width, classes)
     rows = [index for index, shape in enumerate(shapes) if len(shape) == 3 and shape[2] == 6]
     if len(rows) == 1:
-        return Head("end-to-end", (rows[0],), None, (), height, width)
+        return Head("end-to-end", (rows[0],), None, (), height, width, classes)
     raise HeadError(_unknown(shapes, height, width))
 
 
@@ -166,6 +168,14 @@ def _four_outputs(outputs: Sequence[Array]) -> tuple[int, int, int, int] | None:
     if np.issubdtype(outputs[first].dtype, np.integer):
         first, second = second, first
     return counts[0], boxes[0], first, second
+
+
+def _joined(arrays: Sequence[Array]) -> tuple[Array, NDArray[np.bool_]]:
+    """Of the four outputs: rows (batch, boxes, 6) as of the single one, and which of them count."""
+    counts, boxes, scores, classes = arrays
+    # Past the count there is whatever the memory held before.
+    listed = np.arange(scores.shape[1]) < counts.reshape(-1, 1)
+    return np.concatenate([boxes, scores[:, :, None], classes[:, :, None]], axis=2), listed
 
 
 def _unknown(shapes: list[tuple[int, ...]], height: int, width: int) -> str:
@@ -251,14 +261,21 @@ def fault(head: Head, outputs: Sequence[Array]) -> str:
 
     Not finite, scores that are no probabilities, or boxes that do not lie where their cells are: an exporter can freeze
     the grid of the exported shape into the graph, and such a graph may run at another shape and misplace every box.
+    Six columns that no grid explains are boxes after NMS only if their numbers say so; else the head is unknown.
     """
     arrays = [outputs[index] for index in head.outputs]
+    if head.kind == "end-to-end-4":
+        joined, listed = _joined(arrays)
+        arrays = [joined[listed]]
     if not all(np.isfinite(array).all() for array in arrays):
         return "its outputs are not finite numbers"
-    if head.kind == "end-to-end-4":
-        scores: Array = arrays[2]
-    elif head.kind == "end-to-end":
-        scores = arrays[0][..., 4]
+    if head.has_nms:
+        rows = arrays[0].reshape(-1, 6)
+        scores: Array = rows[:, 4]
+        unlike = _unlike_nms(rows, head.names)
+        if unlike:
+            shapes = [tuple(int(size) for size in output.shape) for output in outputs]
+            return f"{_unknown(shapes, head.height, head.width)}. By shape it could be {head.kind}, but {unlike}"
     else:
         rows = arrays[0][0].T if head.kind == "yolov8" else arrays[0][0]
         scores = rows[:, 4:]
@@ -267,6 +284,25 @@ def fault(head: Head, outputs: Sequence[Array]) -> str:
             return misplaced
     if scores.size and (scores.min() < -_EDGE or scores.max() > 1 + _EDGE):
         return f"its scores run from {scores.min():.3g} to {scores.max():.3g}, expected 0 to 1 (a sigmoid is missing)"
+    return ""
+
+
+def _unlike_nms(rows: Array, names: int | None) -> str:
+    """Why rows (n, 6) are no boxes after NMS, with `names` class names known; empty where they may be."""
+    if not len(rows):
+        return ""
+    inside_out = int((rows[:, 2:4] < rows[:, :2]).any(axis=1).sum())
+    if inside_out > _INSIDE_OUT * len(rows):
+        return f"{inside_out} of {len(rows)} boxes have their right or bottom edge before their left or top one"
+    classes = rows[:, 5]
+    odd = classes[(classes < 0) | (classes % 1 != 0)]
+    if len(odd):
+        return f"{len(odd)} of {len(rows)} class numbers are no whole numbers from 0, such as {odd[0]:.4g}"
+    if names is not None and classes.max() >= names:
+        return (
+            f"class numbers run to {classes.max():.0f} and there are {names} class names; if the model has more "
+            "classes, name them all in detector.labels"
+        )
     return ""
 
 

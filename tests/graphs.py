@@ -125,7 +125,8 @@ def bright_box(
         size = g.op("ReduceMax", forward, axes=[1, 2, 3], keepdims=1)
         last = g.op("ReduceMax", g.op("Mul", mask, forward), axes=[1, 2, 3], keepdims=1)
         first = g.op("Sub", size, g.op("ReduceMax", g.op("Mul", mask, backward), axes=[1, 2, 3], keepdims=1))
-        edges.append((first, last))
+        # Nothing bright is an empty box at 0, and none that is inside out.
+        edges.append((g.op("Mul", first, g.op("ReduceMax", mask, axes=[1, 2, 3], keepdims=1)), last))
     (left, right), (top, bottom) = edges
     mask = g.op("Cast", g.op("Greater", columns, g.const(BRIGHT)), to=FLOAT)
     score = g.op("ReduceMax", g.op("Mul", mask, columns), axes=[1, 2, 3], keepdims=1)
@@ -175,13 +176,14 @@ def cells(
     decoded: bool = True,
     frozen_height: int | None = None,
     one_picture: bool = False,
+    strides: tuple[int, ...] = STRIDES,
     kills_deepsparse: bool = False,
 ) -> Path:
     """A grid head: `yolov5`, `yolov8` or `yolov8-transposed`, two classes.
 
     `frozen_height`: rows are counted from the bottom of a picture of this height, so at any other the graph still runs
     and every box is in the wrong place. `batch`: written into the graph, which then runs with no other.
-    `one_picture`: of a batch only the first comes out.
+    `one_picture`: of a batch only the first comes out. `strides`: of its levels.
     `raw_outputs` adds YOLOv5's raw heads; `decoded=False` leaves only those. `kills_deepsparse` (YOLOv5): the three
     anchors are one tensor joined to itself, which is well-formed and which ONNX Runtime runs, but at which DeepSparse
     1.8.0 fails an assertion and ends its process.
@@ -193,12 +195,12 @@ def cells(
     blue = g.op("Slice", picture, g.const([2], np.int64), g.const([3], np.int64), g.const([1], np.int64))
     with_raw = raw_outputs or not decoded
     levels, raw = [], []
-    for stride in STRIDES:
+    for stride in strides:
         pool = {"kernel_shape": [stride, stride], "strides": [stride, stride]}
         brightness = g.op("AveragePool", light, **pool)
         # Grey padding is 0.45: nothing. Only the coarsest level speaks, so that one cell is one object.
         present = g.op("Clip", g.mul(g.add(brightness, -0.5), 2), g.const(0.0), g.const(1.0))
-        present = g.mul(present, float(stride == STRIDES[-1]))
+        present = g.mul(present, float(stride == strides[-1]))
         x = g.mul(g.add(g.count(brightness, 3), -0.5), stride)
         if frozen_height is None:
             y = g.mul(g.add(g.count(brightness, 2), -0.5), stride)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,12 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detector import heads
+from detector.detector import Detector
 from detector.engines.onnxruntime import OnnxRuntimeEngine
 from detector.errors import EngineRefused, HeadError
 from detector.heads import Candidates, Head
 from detector.model import read_model
+from detector.settings import DetectorSettings
 
 Array = np.ndarray[Any, Any]
+Settings = Callable[..., DetectorSettings]
 
 
 def run(path: Path, rgb: Array) -> list[Array]:
@@ -145,6 +149,54 @@ def test_numbers_that_no_detector_gives_are_found_out() -> None:
     assert "sigmoid" in heads.fault(head, [rows])
     rows[0, 0, 0] = np.nan
     assert "not finite" in heads.fault(head, [rows])
+
+
+def test_a_grid_of_unknown_levels_with_six_columns_is_no_end_to_end_head(
+    graphs: ModuleType, tmp_path: Path, settings: Settings
+) -> None:
+    path = graphs.cells(tmp_path / "m.onnx", head="yolov8-transposed", strides=(8, 16), image_size=(96, 96))
+    with pytest.raises(
+        EngineRefused, match=r"unknown detection head: outputs \[1, 180, 6\].* Understood: YOLOv5.* 189 "
+    ):
+        Detector.load(settings(path))
+
+
+# left, top, right, bottom, score, class
+AFTER_NMS = [[10, 20, 30, 40, 0.9, 1], [5, 5, 5, 5, 0.1, 0], [0, 0, 0, 0, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ([30, 20, 10, 40, 0.9, 1], "1 of 4 boxes have their right or bottom edge before"),
+        ([10, 40, 30, 20, 0.9, 1], "1 of 4 boxes have their right or bottom edge before"),
+        ([10, 20, 30, 40, 0.9, 0.3], "no whole numbers from 0, such as 0.3"),  # the score of a second class
+        ([10, 20, 30, 40, 0.9, -1], "no whole numbers from 0, such as -1"),
+        ([10, 20, 30, 40, 0.9, 2], "class numbers run to 2 and there are 2 class names"),
+    ],
+)
+def test_rows_of_six_that_are_no_boxes_after_nms_are_an_unknown_head(row: list[float], words: str) -> None:
+    for rows, wrong in ((AFTER_NMS, False), ([*AFTER_NMS, row], True)):
+        one = [np.array([rows], np.float32)]
+        head = heads.recognise(one, 320, 320, 2)
+        told = heads.fault(head, one)
+        assert (words in told and "unknown detection head: outputs [1, 4, 6]" in told) if wrong else not told
+        four = [np.array([[len(rows)]]), one[0][..., :4], one[0][..., 4], one[0][..., 5]]
+        head = heads.recognise(four, 320, 320, 2)
+        assert (words in heads.fault(head, four)) == wrong
+        four[0] = np.array([[3]])  # what lies past the count is no box
+        assert not heads.fault(head, four)
+
+
+def test_class_numbers_are_not_bounded_where_no_names_are_known() -> None:
+    rows = [np.array([[[10, 20, 30, 40, 0.9, 79]]], np.float32)]
+    assert not heads.fault(heads.recognise(rows, 320, 320, None), rows)
+
+
+def test_a_few_boxes_inside_out_are_what_some_heads_give_where_nothing_is() -> None:
+    rows = np.tile(np.array([10, 20, 30, 40, 0.01, 0], np.float32), (1, 300, 1))
+    rows[0, :20, 2] = 9
+    assert not heads.fault(heads.recognise([rows], 320, 320, None), [rows])
 
 
 @pytest.mark.parametrize("shape", [(1, 3 * CELLS, 7), (1, 6, CELLS), (1, 300, 6)])
