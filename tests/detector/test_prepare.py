@@ -162,6 +162,25 @@ def test_a_step_that_the_engine_does_not_bear_is_left_out(
     assert len(Graph(result.onnx).outputs) == 4
 
 
+def test_times_are_a_pictures_and_not_a_batchs(
+    graphs: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[Verdict] = []
+    real = preparation.try_model
+
+    def noted(*asked: Any, **facts: Any) -> Verdict:
+        tried.append(real(*asked, **facts))
+        return tried[-1]
+
+    monkeypatch.setattr(preparation, "try_model", noted)
+    monkeypatch.setattr(preparation, "installed", lambda _: {"onnxruntime": ""})
+    report = prepare_model(read_model(graphs.convolved(tmp_path / "m.onnx")), "onnxruntime", batch=4).report
+    before, after = tried[-2:]
+    assert before.batch == after.batch == 4
+    assert report.before.ms == {"onnxruntime": before.best_ms / 4}
+    assert report.after.ms == {"onnxruntime": after.best_ms / 4}
+
+
 def test_an_unknown_or_missing_engine_is_refused_first(graphs: ModuleType, tmp_path: Path) -> None:
     path = graphs.yolo_v5(tmp_path / "m.onnx")
     with pytest.raises(EngineUnavailable, match="unknown engine"):
