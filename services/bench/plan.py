@@ -19,6 +19,7 @@ BUSY_LIMIT = 0.85
 LARGER_GAIN = 0.05
 # Processes that work on one thread: however many cores there are, each can fill one.
 SINGLE_THREADED = ("broker", "valkey", "sink")
+CAMERA_THREAD = "one camera's decoding thread"
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,9 @@ def make_plan(
     each["engine"] = load.detections_per_s * engine_ms / 1e3
     limits = {"all cores": BUSY_LIMIT * usable / sum(each.values())}
     limits |= {part: BUSY_LIMIT / each[part] for part in SINGLE_THREADED if each[part]}
+    thread = camera_thread(wish, decode)
+    if thread > BUSY_LIMIT:  # no number of cores helps a thread
+        limits[CAMERA_THREAD] = 0.0
     limited_by = min(limits, key=lambda part: limits[part])
     held = int(limits[limited_by])
     cores = {part: round(share * wish.cameras, 4) for part, share in each.items()}
@@ -159,8 +163,16 @@ def make_plan(
             seen=load.detections_per_s,
             usable=usable,
             held=limits[limited_by],
+            thread=thread,
         ),
     )
+
+
+def camera_thread(wish: Wish, decode: DecodeCost) -> float:
+    """Busy share of the one thread that receives, decodes and letterboxes a camera; of an adaptive camera while awake."""
+    # Averaged with its sleep it would pass, and fall behind whenever something moves.
+    awake = camera_load(decode, wish.camera, wish.profile, wish.fps, busy_share=1.0)
+    return awake.receive + awake.decode + awake.letterbox
 
 
 def worker_count(each: dict[str, float], cameras: int, cores_per_worker: int, usable: int) -> int:
@@ -192,6 +204,7 @@ def _lines(
     seen: float,
     usable: int,
     held: float,
+    thread: float,
 ) -> list[str]:
     camera = wish.camera
     every = f"{camera.fps:g} frames x {decode.frame_ms:.2f} ms"
@@ -206,7 +219,8 @@ def _lines(
     overhead = costs.send + costs.broker + costs.worker + costs.valkey + costs.sink
     other = each["send"] + each["broker"] + each["worker"] + each["valkey"] + each["sink"]
     total = sum(each.values())
-    return [
+    several = f", at most {held:.1f} for one single-threaded process" if held < BUSY_LIMIT * usable / total else ""
+    lines = [
         f"receive     {camera.fps:g} packets x {decode.packet_ms:.3f} ms = {1e3 * each['receive']:.1f} ms",
         f"decode      {how} = {1e3 * each['decode']:.1f} ms a camera and second",
         f"letterbox   {seen:.3g} frames x {decode.letterbox_ms:.2f} ms = {1e3 * each['letterbox']:.1f} ms",
@@ -215,6 +229,17 @@ def _lines(
         f"broker {costs.broker:.2f}, worker {costs.worker:.2f}, valkey {costs.valkey:.2f}, sink {costs.sink:.2f}; "
         f"{costs.source})",
         f"a camera    {1e3 * total:.1f} ms of a core a second",
-        f"cameras     {BUSY_LIMIT:g} x {usable} cores / {total:.4f} = {BUSY_LIMIT * usable / total:.1f}"
-        + (f", at most {held:.1f} for one single-threaded process" if held < BUSY_LIMIT * usable / total else ""),
+    ]
+    if thread > BUSY_LIMIT:
+        awake = " while it is awake" if wish.profile == "adaptive" else ""
+        fewer = "set it to fewer keyframes" if wish.profile == "keyframes" else "decode its `keyframes` alone"
+        return [
+            *lines,
+            f"one thread  a camera needs {thread:.2f} of it{awake} to receive, decode and letterbox; at most "
+            f"{BUSY_LIMIT:g} is planned for, however many cores there are: use the camera's substream, lower its "
+            f"frames a second, or {fewer}",
+        ]
+    return [
+        *lines,
+        f"cameras     {BUSY_LIMIT:g} x {usable} cores / {total:.4f} = {BUSY_LIMIT * usable / total:.1f}{several}",
     ]

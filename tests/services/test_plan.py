@@ -148,6 +148,33 @@ def test_one_thread_of_the_broker_bounds_a_machine_of_many_cores() -> None:
     assert plan.limited_by == "broker" and plan.cameras_held == int(BUSY_LIMIT / (5 * BUILT_IN.broker / 1e3))
 
 
+@pytest.mark.parametrize(
+    ("profile", "frame_ms", "busy_share", "held"),
+    [
+        ("all", 30.0, 0.125, True),  # 25 x (0.2 + 30) + 5 x 0.5 = 757 ms a second
+        ("all", 34.0, 0.125, False),  # 857
+        ("adaptive", 33.6, 0.125, True),  # 847, and two looks of 1 ms
+        ("adaptive", 33.8, 0.0, False),  # however long it sleeps
+        ("keyframes", 34.0, 0.125, True),
+    ],
+)
+def test_nothing_is_held_where_one_camera_needs_more_than_its_thread(
+    profile: Profile, frame_ms: float, busy_share: float, held: bool
+) -> None:
+    wish = replace(WISH, cameras=1, profile=profile, busy_share=busy_share, fps=0.5 if profile == "keyframes" else 5.0)
+    plan = make_plan(wish, POINT, replace_decode(frame_ms=frame_ms), BUILT_IN, 64)
+    assert plan.holds is (plan.cameras_held > 0) is held
+    assert (plan.limited_by == "one camera's decoding thread") is not held
+    words = "use the camera's substream, lower its frames a second, or decode its `keyframes` alone"
+    assert (words in plan.lines[-1]) is not held
+
+
+def test_too_many_keyframes_for_a_thread_are_to_be_fewer() -> None:
+    wish = replace(WISH, profile="keyframes", camera=Camera(1920, 1080, 25.0, 0.04))
+    plan = make_plan(wish, POINT, replace_decode(keyframe_ms=40.0), BUILT_IN, 64)
+    assert plan.cameras_held == 0 and "set it to fewer keyframes" in plan.lines[-1]
+
+
 def replace_decode(**changes: float) -> DecodeCost:
     return DecodeCost(**{**{name: getattr(DECODE, name) for name in DECODE.__struct_fields__}, **changes})
 
