@@ -18,7 +18,9 @@ def unsign_activations(graph: Graph) -> int:
     """Change every QuantizeLinear to int8 that only DequantizeLinear reads; returns how many nodes."""
     new: dict[str, list[NodeProto]] = {}
     for node in graph.nodes:
-        readers = graph.readers(node.output[0]) if node.op_type == "QuantizeLinear" else []
+        # Weights that are rounded in the graph stay signed: it is what engines want of weights.
+        is_activation = node.op_type == "QuantizeLinear" and graph.constant(node.input[0]) is None
+        readers = graph.readers(node.output[0]) if is_activation else []
         if not readers or node.output[0] in graph.outputs or any(one.op_type != "DequantizeLinear" for one in readers):
             continue
         changed = [_unsigned(graph, one) for one in (node, *readers)]

@@ -169,7 +169,7 @@ def make_plan(
 
 
 def camera_thread(wish: Wish, decode: DecodeCost) -> float:
-    """Busy share of the one thread that receives, decodes and letterboxes a camera; of an adaptive camera while awake."""
+    """Busy share of the one thread that receives, decodes and letterboxes a camera; when adaptive, while awake."""
     # Averaged with its sleep it would pass, and fall behind whenever something moves.
     awake = camera_load(decode, wish.camera, wish.profile, wish.fps, busy_share=1.0)
     return awake.receive + awake.decode + awake.letterbox

@@ -97,9 +97,9 @@ def test_up_warns_too(folder: Path, config_file: Path, environment: dict[str, st
 
 
 def test_frames_and_alerts_take_what_is_reckoned(
-    valkey: EmbeddedValkey, detection_record: Callable[..., DetectionRecord]
+    own_valkey: EmbeddedValkey, detection_record: Callable[..., DetectionRecord]
 ) -> None:
-    link = Link(connect(RedisSettings(url=valkey.url)))
+    link = Link(connect(RedisSettings(url=own_valkey.url)))
     link.one("SCRIPT", "LOAD", PUBLISH_ONCE.source)
     names = {
         "session": "abcdef012345",
