@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 # takes 1,918 with the mark of its id.
 FRAME_BYTES = 910
 ALERT_BYTES = 1920
-# A camera's bitmap of frames seen, twice when its reader begins anew, and its state.
-CAMERA_BYTES = 300 << 10
+# A camera's bitmap of frames seen, twice when its reader begins anew, its state, and what a sink that catches up reads
+# of it at once (512 frames, which count until it has taken them).
+CAMERA_BYTES = 800 << 10
 # The server itself, what its clients have on their way, training jobs, dead letters.
 BESIDES_BYTES = 64 << 20
 LEAST_MB = 512

@@ -212,7 +212,8 @@ class Outbox:
         if any(isinstance(reply, redis.exceptions.NoScriptError) for reply in replies):
             # SCRIPT FLUSH, or a failover behind our back
             replies = self._link.send(("SCRIPT", "LOAD", PUBLISH_ONCE.source), *commands)[1:]
-        while any(map(is_full, replies)) and self._room.make(self._link, (one.record.camera for one in batch)):
+        # Once an attempt: what a reader has on its way fills the memory too, and passes by itself.
+        if any(map(is_full, replies)) and self._room.make(self._link, (one.record.camera for one in batch)):
             replies = self._link.send(*commands)
         for reply in replies:
             if isinstance(reply, redis.ResponseError) and not str(reply).startswith(LASTING):

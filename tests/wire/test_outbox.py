@@ -279,6 +279,23 @@ def test_a_server_full_of_detections_goes_on_with_new_ones(
     assert [decode(decoder(DetectionRecord), fields[b"d"]).seq for fields in newest] == [1998, 1999]
 
 
+def test_a_memory_that_others_fill_for_a_moment_does_not_cost_all_detections(
+    own_valkey: EmbeddedValkey, make_outbox: Callable[..., Outbox], detection_record: MakeRecord
+) -> None:
+    with redis.Redis.from_url(own_valkey.url) as client:
+        with client.pipeline(transaction=False) as pipe:
+            for _ in range(10_000):
+                pipe.xadd(detections_key("door"), {"v": "0"})
+            pipe.execute()
+        client.config_set("maxmemory", 1)
+        outbox = make_outbox(own_valkey.url)
+        outbox.put(detection_record(0))
+        assert not outbox.flush(0.2)
+        client.config_set("maxmemory", 0)
+        assert outbox.flush(10)
+        assert 1000 < client.xlen(detections_key("door")) < 10_000
+
+
 def test_a_camera_whose_key_is_no_stream_does_not_hold_up_the_others(
     valkey: EmbeddedValkey, make_outbox: Callable[..., Outbox], told: Told, detection_record: MakeRecord
 ) -> None:
