@@ -1,7 +1,7 @@
 """Whether an engine computes a quantised model as its file says: on generated pictures, beside ONNX Runtime.
 
 Engines round differently, and some read a form of quantisation wrongly, quickly and without a word; such a one would
-win by its speed. The two are far apart. Measured with YOLOv5n in ten INT8 forms (ours, SparseML's, quantize_static's),
+win by its speed. The two are far apart. Measured with YOLOv5n in the INT8 forms of ours, SparseML and quantize_static,
 the mean distance of the boxes' sides from ONNX Runtime's, as a share of how far those lie from their mean: 0.00 to 0.25
 where objects are found, 0.47 to 4.4 where they are not.
 """
