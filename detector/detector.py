@@ -77,7 +77,7 @@ class Detector:
         self.model = model
         self.choice = choice
         self.spec = InputSpec(choice.verdict.height, choice.verdict.width, model.stride, choice.rectangular)
-        self.labels = name_classes(settings.labels, model.labels, choice.verdict.class_count, model.name)
+        self.labels = name_classes(settings.names, model.labels, choice.verdict.class_count, model.name)
         self.last = StageTimes(0, 0, 0)
         self._settings = settings
         self._num_cores = trials.num_cores

@@ -10,7 +10,7 @@ log = structlog.get_logger()
 
 
 def name_classes(
-    configured: list[str] | dict[int, str] | None,
+    configured: dict[int, str],
     from_model: dict[int, str] | None,
     class_count: int | None,
     model: str,
@@ -20,13 +20,11 @@ def name_classes(
     `class_count` is what the head reports, None where the head does not tell (boxes after NMS). Raises HeadError where
     more names are configured than the head has classes: they would be the names of another model.
     """
-    names = dict(enumerate(configured)) if isinstance(configured, list) else configured
-    if not names:
-        names = from_model
-    elif class_count is not None and (max(names) >= class_count or min(names) < 0):
+    if configured and class_count is not None and (max(configured) >= class_count or min(configured) < 0):
         raise HeadError(
-            f"{model}: detector.labels names class {max(names)}, but the model has classes 0 to {class_count - 1}"
+            f"{model}: detector.labels names class {max(configured)}, but the model has classes 0 to {class_count - 1}"
         )
+    names = configured or from_model
     if not names:
         log.warning("model has no class names, classes are called by number", model=model, mend="set detector.labels")
         return {}
