@@ -15,8 +15,8 @@ from sink.tracks import Track, TrackedFrame
 # that came late. More objects than anybody detects at once.
 MOST_TRACKS = 1000
 
-# Less than a hundredth of a pixel. Who is cut off by the picture's edge stands on it, and shall be in a zone that ends
-# there.
+# Less than a hundredth of a pixel. Who is cut off by the picture's edge stands on it, and shall be in a zone or a mask
+# that ends there.
 _INSET = 1e-6
 
 T = TypeVar("T")
@@ -99,7 +99,7 @@ class Sights:
                 spotted.append(Spotted(track, ((left + right) / 2 / width, y / height)))
         masks = self._scene.masks.values()
         if masks:
-            spotted = [one for one in spotted if not any(inside(one.at, mask) for mask in masks)]
+            spotted = [one for one in spotted if not any(inside(_within(one.at), mask) for mask in masks)]
         return sorted(spotted, key=lambda one: (-one.track.score, one.track.id))
 
 

@@ -163,6 +163,26 @@ class TestAllKinds:
         found = KINDS["presence"].step(rule, KINDS["presence"].new_state(), frame, scene)
         assert [one.key for one in found] == ["track 2", "track 3"]
 
+    @pytest.mark.parametrize(
+        ("anchor", "box"),
+        [
+            ("bottom_centre", (0.4, 0.6, 0.6, 1.0)),
+            ("top_centre", (0.4, 0.0, 0.6, 0.3)),
+            ("centre", (0.98, 0.4, 1.0, 0.6)),
+            ("centre", (0.0, 0.4, 0.02, 0.6)),
+        ],
+    )
+    def test_a_mask_over_the_whole_picture_hides_who_is_cut_off_by_its_edge(
+        self, tracked: Tracked, anchor: str, box: tuple[float, ...]
+    ) -> None:
+        rule = rule_of("presence", confirm_frames=1, anchor=anchor)
+        scene = SceneSettings.model_validate({"masks": {"m": [[0, 0], [1, 0], [1, 1], [0, 1]]}})
+        record = tracked(0).record
+        pixels = tuple(part * side for part, side in zip(box, 2 * (record.source_width, record.source_height)))
+        frame = tracked(0, (1, 0.5, 0.5, {"box": pixels}))
+        assert not KINDS["presence"].step(rule, KINDS["presence"].new_state(), frame, scene)
+        assert KINDS["presence"].step(rule, KINDS["presence"].new_state(), frame, SceneSettings())
+
     @pytest.mark.parametrize(("anchor", "hit"), [("bottom_centre", True), ("centre", False), ("top_centre", False)])
     def test_the_anchor_decides_what_is_in_a_zone(self, tracked: Tracked, anchor: str, hit: bool) -> None:
         scene = SceneSettings.model_validate({"zones": {"low": [[0, 0.5], [1, 0.5], [1, 1], [0, 1]]}})
