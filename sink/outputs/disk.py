@@ -26,7 +26,10 @@ log = structlog.get_logger()
 
 # How often a picture that is waited for is looked for.
 LOOK_S = 0.05
-_DAY_FILE = re.compile(r"(?:alerts-)?(\d{4}-\d\d-\d\d)(?:\.jsonl)?")
+# Only what looks like ours is ever deleted: others, too, keep their files by the day.
+_LINES = re.compile(r"alerts-(\d{4}-\d\d-\d\d)\.jsonl")
+_DAY = re.compile(r"\d{4}-\d\d-\d\d")
+_PICTURE = re.compile(r"[0-9a-f]{32}\.jpg|\.[0-9a-f]{32}\.jpg\.part")
 
 
 class Disk(Output):
@@ -81,14 +84,22 @@ class Disk(Output):
             return
         self._cleaned = today
         oldest = (today - timedelta(days=self._settings.keep_days)).isoformat()
-        for path in self._settings.folder.iterdir():
-            found = _DAY_FILE.fullmatch(path.name)
-            if found is None or found[1] >= oldest:
-                continue
+        for path in sorted(self._settings.folder.iterdir()):
             try:
-                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+                if _DAY.fullmatch(path.name) and path.name < oldest and path.is_dir() and not path.is_symlink():
+                    _delete_pictures(path)
+                elif (lines := _LINES.fullmatch(path.name)) and lines[1] < oldest:
+                    path.unlink()
             except OSError as error:
                 log.warning("old alerts stay", path=str(path), reason=error.strerror or str(error))
+
+
+def _delete_pictures(day: Path) -> None:
+    for path in list(day.iterdir()):
+        if _PICTURE.fullmatch(path.name):
+            path.unlink()
+    with contextlib.suppress(OSError):  # somebody else's files are in it
+        day.rmdir()
 
 
 def _append(path: Path, line: bytes) -> None:

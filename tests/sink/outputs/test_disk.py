@@ -119,15 +119,25 @@ class TestPictures:
         assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file() and path.suffix != ".jsonl"]
 
 
+PICTURE = "0123456789abcdef" * 2 + ".jpg"
+
+
 def test_what_is_older_than_keep_days_goes_and_nothing_else(tmp_path: Path, make_alert: Make) -> None:
-    (tmp_path / "alerts-2020-01-01.jsonl").write_text("{}\n")
-    (tmp_path / "2020-01-01").mkdir()
-    (tmp_path / "2020-01-01" / "a.jpg").write_text("x")
-    (tmp_path / "notes-2020-01-01.txt").write_text("mine")
-    (tmp_path / "alerts-9999-01-01.jsonl").write_text("{}\n")
-    deliver(disk(tmp_path, keep_days=30), make_alert(1, event_time="9998-01-01T00:00:00.000000Z"))
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "alerts-9998-01-01.jsonl",
-        "alerts-9999-01-01.jsonl",
+    ours = ["alerts-2020-01-01.jsonl", f"2020-01-01/{PICTURE}", f"2020-01-01/.{PICTURE}.part"]
+    others = [
         "notes-2020-01-01.txt",
+        "2020-01-02.jsonl",
+        "2020-01-03",
+        f"2020-01-04/{PICTURE}",
+        "2020-01-04/wedding.jpg",
+        "2020-01-05/family/wedding.mov",
+        "alerts-9999-01-01.jsonl",
+        f"9999-01-01/{PICTURE}",
     ]
+    for name in [*ours, *others]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("{}\n")
+    deliver(disk(tmp_path, keep_days=30), make_alert(1, event_time="9998-01-01T00:00:00.000000Z"))
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {"alerts-9998-01-01.jsonl", *others} - {f"2020-01-04/{PICTURE}"}
+    assert not (tmp_path / "2020-01-01").exists()
