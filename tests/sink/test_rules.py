@@ -178,7 +178,9 @@ class TestAllKinds:
         rule = rule_of("presence", confirm_frames=1, anchor=anchor)
         scene = SceneSettings.model_validate({"masks": {"m": [[0, 0], [1, 0], [1, 1], [0, 1]]}})
         record = tracked(0).record
-        pixels = tuple(part * side for part, side in zip(box, 2 * (record.source_width, record.source_height)))
+        pixels = tuple(
+            part * side for part, side in zip(box, 2 * (record.source_width, record.source_height), strict=True)
+        )
         frame = tracked(0, (1, 0.5, 0.5, {"box": pixels}))
         assert not KINDS["presence"].step(rule, KINDS["presence"].new_state(), frame, scene)
         assert KINDS["presence"].step(rule, KINDS["presence"].new_state(), frame, SceneSettings())
