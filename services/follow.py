@@ -37,7 +37,8 @@ from wire.deployment import (
 )
 from wire.logs import redact
 from wire.messages import FrameHeader, WireError
-from wire.redis_link import Link, RedisAway, RedisUrlError, connect
+from wire.redis_link import Link, RedisAway, connect
+from wire.redis_url import RedisUrlError
 
 log = structlog.get_logger()
 

@@ -18,7 +18,8 @@ from services.config import Config
 from wire import metrics
 from wire.alerts import ALERTS, Alert, follow_alerts
 from wire.logs import redact
-from wire.redis_link import Link, RedisAway, RedisUrlError, connect
+from wire.redis_link import Link, RedisAway, connect
+from wire.redis_url import RedisUrlError
 from wire.streams import id_order, last_id
 
 log = structlog.get_logger()

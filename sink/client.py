@@ -27,6 +27,7 @@ import structlog
 from wire.alerts import ALERTS, Alert, checked_id, follow_alerts
 from wire.logs import redact
 from wire.redis_link import Link, RedisAway, connect
+from wire.redis_url import check_url
 from wire.settings import RedisSettings
 from wire.streams import id_order, last_id, oldest_id
 
@@ -71,7 +72,7 @@ def alerts(
     StateError for a file that holds something else or cannot be written.
     """
     stop = stop or threading.Event()
-    settings = RedisSettings.model_validate({"url": url, "timeout_s": timeout_s})
+    settings = RedisSettings.model_validate({"url": check_url(url), "timeout_s": timeout_s})
 
     def connection() -> redis.Redis:
         return connect(settings)

@@ -17,7 +17,8 @@ import structlog
 
 from wire.logs import redact
 from wire.messages import DetectionRecord
-from wire.redis_link import Link, RedisAway, RedisUrlError, trouble_name
+from wire.redis_link import Link, RedisAway, trouble_name
+from wire.redis_url import RedisUrlError
 from wire.room import Room, is_full
 from wire.streams import PUBLISH_ONCE, publish_once
 

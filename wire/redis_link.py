@@ -4,25 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any, Protocol, cast
-from urllib.parse import parse_qsl, urlsplit
 
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from wire.logs import redact
+from wire.redis_url import bad_url, check_url
 from wire.settings import RedisSettings
 
 # A connection idle for longer is tried with a PING first, so that one that a firewall forgot is noticed before its use.
 HEALTH_CHECK_S = 30
-# What redis.url may say after the `?`. Other options of redis-py (decode_responses, timeouts) would break this code.
-URL_OPTIONS = ("db", "username", "password", "ssl_")
 
 REFUSES = "redis refuses writes"
-
-
-class RedisUrlError(ValueError):
-    """redis.url cannot be used as it is written."""
 
 
 class RedisAway(ConnectionError):
@@ -36,7 +30,7 @@ def connect(settings: RedisSettings, default_url: str = "") -> redis.Redis:
     whoever sends them knows whether they may be sent twice. Raises RedisUrlError or RedisAway.
     """
     url = settings.url or default_url
-    _check_url(url)
+    check_url(url)
     try:
         client = redis.Redis.from_url(
             url,
@@ -48,7 +42,7 @@ def connect(settings: RedisSettings, default_url: str = "") -> redis.Redis:
         )
     except (ValueError, TypeError):
         # The library's message may quote the very part of the URL that holds the password.
-        raise RedisUrlError(_bad_url(url, "its host, port or options cannot be understood")) from None
+        raise bad_url(url, "its host, port or options cannot be understood") from None
     try:
         client.ping()
     except redis.AuthenticationError as error:
@@ -65,24 +59,6 @@ def connect(settings: RedisSettings, default_url: str = "") -> redis.Redis:
 def trouble_name(error: Exception) -> str:
     """What to call a failed write: who looks for a lost connection does not find a full memory."""
     return REFUSES if isinstance(error, redis.ResponseError) else "redis away"
-
-
-def _check_url(url: str) -> None:
-    if not url:
-        raise RedisUrlError("redis.url is empty and there is no embedded Valkey: set redis.url")
-    if not url.startswith(("redis://", "rediss://", "unix://")):
-        raise RedisUrlError(_bad_url(url, "it begins otherwise"))
-    try:
-        names = [name for name, _ in parse_qsl(urlsplit(url).query)]
-    except ValueError:
-        raise RedisUrlError(_bad_url(url, "it is not a URL")) from None
-    for name in names:
-        if not name.startswith(URL_OPTIONS):
-            raise RedisUrlError(_bad_url(url, f"the option {name!r} is none of {', '.join(URL_OPTIONS)}*"))
-
-
-def _bad_url(url: str, what: str) -> str:
-    return f"redis.url {redact(url)!r}: {what}; expected redis://, rediss:// or unix:// [user:password@]host:port/db"
 
 
 class _Connection(Protocol):

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from wire.paths import MaybePath
+from wire.redis_url import RedisUrlError, check_url
+
+
+def _usable(url: str) -> str:
+    try:
+        return check_url(url) if url else ""
+    except RedisUrlError as error:  # the problem names the setting by itself
+        raise ValueError(str(error).removeprefix("redis.url ")) from None
 
 
 class LinkSettings(BaseModel):
@@ -41,7 +51,9 @@ class RedisSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    url: str = Field("", description="redis://, rediss:// or unix:// URL; empty: the embedded Valkey in runtime_dir.")
+    url: Annotated[str, AfterValidator(_usable)] = Field(
+        "", description="redis://, rediss:// or unix:// URL; empty: the embedded Valkey in runtime_dir."
+    )
     detections_maxlen: int = Field(
         10_000, ge=10, description="Entries kept per camera in its detections stream (XADD MAXLEN ~; entries)."
     )

@@ -28,7 +28,8 @@ from trainer.errors import RegistryError
 from wire.curve import LinkError
 from wire.logs import redact
 from wire.program import python
-from wire.redis_link import RedisAway, RedisUrlError, connect
+from wire.redis_link import RedisAway, connect
+from wire.redis_url import RedisUrlError
 from wire.valkey import EmbeddedValkey, ValkeyError
 
 State = Literal["ok", "note", "warning", "broken"]

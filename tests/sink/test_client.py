@@ -17,7 +17,8 @@ import redis
 from sink.client import Delivered, StateError, alerts, async_alerts
 from wire.alerts import ALERTS, Alert, alert_id, alert_once, rfc3339
 from wire.messages import WireError
-from wire.redis_link import Link, RedisAway, RedisUrlError, connect
+from wire.redis_link import Link, RedisAway, connect
+from wire.redis_url import RedisUrlError
 from wire.settings import RedisSettings
 from wire.valkey import EmbeddedValkey
 

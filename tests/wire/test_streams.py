@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterator
 import pytest
 import redis
 from msgspec.structs import replace
+from pydantic import ValidationError
 from redis.crc import key_slot
 
 from wire.messages import DetectionRecord, WireError, encode
-from wire.redis_link import Link, RedisAway, RedisUrlError, connect
+from wire.redis_link import Link, RedisAway, connect
+from wire.redis_url import TLS_OPTIONS, RedisUrlError
 from wire.settings import RedisSettings
 from wire.streams import (
     DETECTIONS_TTL_S,
@@ -74,14 +76,33 @@ def read(reader: Reader, link: Link, count: int = 100) -> list[int | None]:
         "redis://user:s3cret@host:port/0",
         "redis://:s3cret@[::1/0",
         "redis://user:s3cret@host:6379/0?decode_responses=True",
-        "redis://user:s3cret@host:99999999/0?db=x",
+        "redis://user:s3cret@host:99999999/0",
+        "redis://user:s3cret@host:6379/0?db=x",
+        "redis://user:s3cret@host:6379/0?dbx=1",
+        "redis://user:s3cret@host:6379/sparse",
+        "redis://user:s3cret@host:6379/1/2",
+        "redis://user:12/s3cret@host:6379/0",
+        "redis://user:s3cret@host:6379/0?ssl_cert_reqs=none",
+        "rediss://user:s3cret@host:6379/0?ssl_bogus=1",
+        "unix:///run/valkey.sock?password=s3cret&ssl_cert_reqs=none",
+        "localhost:6379",
     ],
 )
 def test_a_bad_url_is_named_without_its_password(url: str) -> None:
     with pytest.raises(RedisUrlError, match=r"redis\.url") as raised:
-        connect(RedisSettings(url=url))
+        connect(RedisSettings(), url)
     assert "s3cret" not in str(raised.value)
     assert raised.value.__cause__ is None
+    if url:
+        with pytest.raises(ValidationError, match="expected redis://"):
+            RedisSettings(url=url)
+
+
+@pytest.mark.parametrize("option", ["", *(f"?{name}=x" for name in TLS_OPTIONS)])
+def test_the_options_of_tls_are_those_that_the_library_knows(option: str) -> None:
+    # Nobody answers at port 1; a name that it does not know would be a TypeError here.
+    with pytest.raises(RedisAway):
+        connect(RedisSettings(url=f"rediss://127.0.0.1:1/0{option}"))
 
 
 def test_an_absent_server_is_a_typed_error_without_the_password() -> None:
