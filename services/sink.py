@@ -12,6 +12,7 @@ from sink.messages import Links
 from sink.sink import Sink
 from sink.snapshot import SinkSnapshot
 from wire import metrics
+from wire.eviction import MEND
 from wire.health import Health
 from wire.media import media_links
 from wire.redis_link import REFUSES
@@ -48,13 +49,14 @@ def _links(config: Config) -> Links | None:
 
 
 def set_health(now: SinkSnapshot, health: Health, unreached: Mapping[str, int] | None = None) -> None:
-    """Say how the sink is: degraded while Redis is away or refuses, or alerts wait for outputs, so many for each of
-    `unreached`."""
+    """Say how the sink is: degraded while Redis is away, refuses or may evict alerts, or alerts wait for outputs, so
+    many for each of `unreached`."""
     away = "refuses writes" if now.trouble.startswith(REFUSES) else "away"
     health.set(
-        "ok" if now.connected and not now.trouble and not unreached else "degraded",
+        "ok" if now.connected and not (now.trouble or now.evicts or unreached) else "degraded",
         redis="connected" if now.connected else away,
         **({"redis_error": now.trouble} if now.trouble else {}),
+        **({"redis_evicts": f"{now.evicts}: alerts can be lost; {MEND}"} if now.evicts else {}),
         **({"outputs_unreachable": dict(unreached)} if unreached else {}),
         read=now.read,
         malformed=now.malformed,

@@ -26,6 +26,7 @@ from sink.watched import WatchedCamera
 from wire.alerts import Alert
 from wire.arming import disarmed_of, read_disarmed
 from wire.cameras import read_status, status_of
+from wire.eviction import warn_of_eviction
 from wire.logs import redact
 from wire.messages import WireError
 from wire.redis_link import Link, RedisAway, connect, trouble_name
@@ -78,7 +79,7 @@ class Sink:
         self._disarmed: dict[str, frozenset[str]] = {}  # camera: rules
         self._link: Link | None = None
         self._room = Room()
-        self._trouble = ""
+        self._trouble = self._evicts = ""
         self._commit = Commit()
         self._uncommitted_since_s = 0.0
         self._renew_at_s = self._system_at_s = -math.inf
@@ -121,6 +122,7 @@ class Sink:
             return SinkSnapshot(
                 connected=self._link is not None,
                 trouble=self._trouble,
+                evicts=self._evicts,
                 read=self._reader.counts.read,
                 malformed=self._reader.counts.malformed + now["bad"],
                 trimmed=self._reader.counts.trimmed,
@@ -205,6 +207,7 @@ class Sink:
         """Renew the leases, and do what their changes ask for."""
         now_s = time.monotonic()
         changes = self._leases.renew(link, now_s)
+        self._evicts = warn_of_eviction(link, self._evicts)
         self._renew_at_s = now_s + self._leases.renew_s
         self._fence.arm(link, self._leases.owned)
         for camera in changes.lost:

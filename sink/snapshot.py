@@ -11,6 +11,7 @@ class SinkSnapshot:
 
     connected: bool = False
     trouble: str = ""  # why the last attempt to read or write at Redis failed; empty after one that did not
+    evicts: str = ""  # the policy by which Redis may evict our keys; empty where it does not
     read: int = 0  # entries, those below included
     malformed: int = 0  # unreadable, or of a version this build does not know
     trimmed: int = 0  # cut off by the stream's length before they were worked through

@@ -9,11 +9,14 @@ import socket
 import subprocess
 import sys
 import tempfile
+import uuid
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+import redis
 import typer
 
 from detector.cores import topology
@@ -26,9 +29,10 @@ from services.model_names import model_file
 from services.workers import worker_count
 from trainer.errors import RegistryError
 from wire.curve import LinkError
+from wire.eviction import MEND, eviction
 from wire.logs import redact
 from wire.program import python
-from wire.redis_link import RedisAway, connect
+from wire.redis_link import Link, RedisAway, connect
 from wire.redis_url import RedisUrlError
 from wire.valkey import EmbeddedValkey, ValkeyError
 
@@ -221,8 +225,23 @@ def _redis(config: Config) -> Finding:
         if config.embeds_valkey:
             return Finding("redis", "note", f"{shown} is left over and nothing answers", "`sparsecam up` replaces it.")
         return Finding("redis", "broken", str(error), "Check redis.url, that the server runs, and its password.")
-    client.close()
-    return Finding("redis", "ok", f"{shown} answers")
+    with closing(Link(client)) as link:
+        return _writes(link, shown)
+
+
+def _writes(link: Link, shown: str) -> Finding:
+    """Whether what has been written stays: a user may lack the right, a replica or a full memory refuses."""
+    probe = f"sparsecam:doctor:{uuid.uuid4().hex}"
+    try:
+        link.ask(("SET", probe, "1", "PX", 1000), ("DEL", probe))
+        policy = eviction(link)
+    except (redis.RedisError, OSError) as error:
+        mend = "Its user needs all commands on keys and channels that begin with sparsecam: (see docs/subscribe.md)."
+        return Finding("redis", "broken", f"{shown} answers, and takes no write: {redact(str(error))}", mend)
+    if policy:
+        found = f"{shown} answers, and evicts keys when its memory is full ({policy}): alerts can be lost"
+        return Finding("redis", "warning", found, f"{MEND[0].upper()}{MEND[1:]}.")
+    return Finding("redis", "ok", f"{shown} answers and takes writes")
 
 
 def _sockets(config: Config) -> Finding:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import redis
 
+from services.commands import doctor
+from services.config import Config
 from services.detector import set_health as set_detector_health
 from services.sink import set_health as set_sink_health
 from sink.camera import Plan
@@ -96,3 +100,55 @@ def test_a_sink_is_degraded_while_alerts_wait_for_an_output_that_takes_none(own_
     set_sink_health(sink.snapshot(), health, {"office": 7})
     assert (health.state, health.detail["outputs_unreachable"]) == ("degraded", {"office": 7})
     sink._drop_link()
+
+
+def test_a_sink_is_degraded_while_redis_may_evict_alerts(
+    own_valkey: EmbeddedValkey, wait_until: Callable[..., None]
+) -> None:
+    sink, health, stop = (
+        Sink(SinkSettings(lease_s=1), Plan(), ["door"], RedisSettings(url=own_valkey.url)),
+        Health.null(),
+        threading.Event(),
+    )
+    thread = threading.Thread(target=sink.run, args=(stop, lambda: set_sink_health(sink.snapshot(), health)))
+    thread.start()
+    try:
+        wait_until(lambda: health.state == "ok")
+        with redis.Redis.from_url(own_valkey.url) as client:
+            client.config_set("maxmemory", "100mb")
+            client.config_set("maxmemory-policy", "allkeys-lru")
+            wait_until(lambda: health.state == "degraded")
+            assert health.detail["redis_evicts"].startswith("allkeys-lru: alerts can be lost; set maxmemory-policy")
+            client.config_set("maxmemory-policy", "noeviction")
+            wait_until(lambda: health.state == "ok")
+    finally:
+        stop.set()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("rights", "state", "found"),
+    [
+        (("+@all",), "ok", "answers and takes writes"),
+        (("+@all", "-@write"), "broken", "takes no write: .*permission"),
+        (("+@all", "resetkeys", "~other:*"), "broken", "takes no write"),
+    ],
+)
+def test_doctor_tries_a_write(own_valkey: EmbeddedValkey, rights: tuple[str, ...], state: str, found: str) -> None:
+    with redis.Redis.from_url(own_valkey.url) as client:
+        client.execute_command("ACL", "SETUSER", "few", "on", "nopass", "~*", "&*", *rights)
+    config = Config.model_validate({"redis": {"url": f"{own_valkey.url}?username=few&password=s3cret"}})
+    finding = doctor._redis(config)
+    assert finding.state == state
+    assert re.search(found, finding.found)
+    assert "s3cret" not in finding.found
+    with redis.Redis.from_url(own_valkey.url) as client:
+        assert client.keys("sparsecam:*") == []
+
+
+def test_doctor_warns_of_a_redis_that_evicts(own_valkey: EmbeddedValkey) -> None:
+    with redis.Redis.from_url(own_valkey.url) as client:
+        client.config_set("maxmemory", "100mb")
+        client.config_set("maxmemory-policy", "allkeys-lru")
+    finding = doctor._redis(Config.model_validate({"redis": {"url": own_valkey.url}}))
+    assert (finding.state, finding.mend[:28]) == ("warning", "Set maxmemory-policy noevict")
