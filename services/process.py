@@ -59,7 +59,7 @@ def run_process(
     index: int | None = None,
     logs: LogOptions | None = None,
 ) -> int:
-    """Run `main` until it returns, SIGTERM or SIGINT; returns the exit code.
+    """Run `main` until it returns, SIGTERM, SIGINT or SIGHUP; returns the exit code.
 
     `index` tells workers of one host apart; None takes the first that no living process has. Health goes to
     <runtime_dir>/health/<role>-<host>-<index>.json, metrics to the role's port plus index.
@@ -136,15 +136,19 @@ def stdout_to_stderr() -> Iterator[None]:
 
 
 def catch_signals(stop: threading.Event) -> None:
-    """SIGTERM and SIGINT set `stop`; a second one ends the process at once. Call from the main thread."""
+    """SIGTERM, SIGINT and SIGHUP set `stop`; a second one of the first two ends the process at once. Call from the main
+    thread."""
 
     def on_signal(number: int, _frame: FrameType | None) -> None:
-        if stop.is_set():
+        # A terminal that closes may send several hang-ups.
+        if stop.is_set() and number != signal.SIGHUP:
             os._exit(128 + number)
         stop.set()
 
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, on_signal)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
+        signal.signal(signal.SIGHUP, on_signal)
 
 
 def die_with_parent() -> None:

@@ -47,7 +47,7 @@ def report(folder: Path) -> Path:
     return report_path(folder / "run" / "health", "sink", 0)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_stops_it_in_order(
     start: Start, report: Path, wait_until: Callable[..., None], number: signal.Signals
 ) -> None:
