@@ -51,7 +51,7 @@ def _resolve(parts: list[str], data: Any, model: type[BaseModel]) -> tuple[KeyPa
         found = _same(part, allowed or present)
         if found is None and (allowed or not part or not _takes_any_name(model, path)):
             return path, _unknown(path, part, allowed)
-        name = found if found is not None else part.lower()
+        name = found if found is not None else _new_name(part, path)
         path = (*path, name)
         here = here.get(name) if isinstance(here, Mapping) else None
     return path, ""
@@ -63,6 +63,11 @@ def _same(part: str, names: Iterable[str]) -> str | None:
     return next((name for name in names if name.lower() == exact), None) or next(
         (name for name in names if _folded(name) == _folded(part)), None
     )
+
+
+def _new_name(part: str, path: KeyPath) -> str:
+    """Of what the file does not have. Headers have dashes, and servers drop those with an underscore."""
+    return part.lower().replace("_", "-") if path[-1:] == ("headers",) else part.lower()
 
 
 def _folded(name: str) -> str:

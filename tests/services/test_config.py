@@ -352,6 +352,15 @@ class TestEnvironment:
         )
         assert (config.detector.labels, config.detector.image_shape) == (["cat", "dog"], (224, 416))
 
+    def test_a_header_has_dashes_where_a_variable_has_underscores(self, tmp_path: Path) -> None:
+        path = written(tmp_path, "outputs:\n  office: {kind: webhook, url: https://h/hook, headers: {X_Mine: a}}\n")
+        variables = {"X_API_KEY": "k", "X_MINE": "b"}
+        config = load(
+            path, {f"SPARSECAM__OUTPUTS__OFFICE__HEADERS__{name}": value for name, value in variables.items()}
+        )
+        headers = config.outputs["office"].headers  # type: ignore[union-attr]
+        assert {name: value.get_secret_value() for name, value in headers.items()} == {"X_Mine": "b", "x-api-key": "k"}
+
     @pytest.mark.parametrize(
         ("variable", "value", "words"),
         [
