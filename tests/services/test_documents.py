@@ -1,7 +1,8 @@
-"""The whole configs that the documents show can be used as they are."""
+"""The whole configs that the documents show can be used as they are, and the metrics that they name are exported."""
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -27,3 +28,23 @@ def test_a_shown_config_loads(path: Path, number: int, block: str, tmp_path: Pat
     config = tmp_path / "sparsecam.yaml"
     config.write_text(block)
     assert load(config, env={}).cameras, f"{path}, block {number}"
+
+
+def exported() -> set[str]:
+    """Metrics as Prometheus gets them: counters end in _total there."""
+    names = set()
+    for path in (ROOT / "services").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "Count" and node.args:
+                gauge = any(keyword.arg == "gauge" for keyword in node.keywords)
+                name = node.args[0]
+                if isinstance(name, ast.Constant):
+                    names.add(name.value if gauge else f"{name.value}_total")
+    return names
+
+
+def test_metrics_that_the_documents_name_are_exported() -> None:
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    named = {name for page in pages for name in re.findall(r"sparsecam_[a-z_]+[a-z](?!\w)(?!\*)", page.read_text())}
+    assert len(named) >= 6
+    assert named <= exported()
