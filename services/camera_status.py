@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+import uuid
+from collections import Counter
 from collections.abc import Callable, Mapping
 
 import redis
@@ -21,6 +23,9 @@ log = structlog.get_logger()
 WRITE_S = 1.0
 # Of the time that a process has to stop: enough for one write to a Redis that answers.
 STOP_S = 0.5
+
+# Once in a row is the process before, which ended just now; a living one writes between any two of ours.
+SHARED_AFTER = 3
 
 # What becomes of a frame that no detector was to see, or that ended with the process: nobody owes it.
 _UNWANTED: frozenset[DropCause] = frozenset(
@@ -47,6 +52,9 @@ def camera_status(camera: CameraSnapshot, ledger: LedgerSnapshot) -> CameraStatu
     )
 
 
+SHARED_MEND = "end the other ingest, or rename the camera in one of the two; until then it raises no sound alerts"
+
+
 class StatusWriter:
     """Writes from a thread of its own, so that a slow or absent Redis never holds up a camera."""
 
@@ -59,6 +67,8 @@ class StatusWriter:
         self._stop = threading.Event()
         self._link: Link | None = None
         self._told = False
+        self._writer = uuid.uuid4().hex[:12]
+        self._contested: Counter[str] = Counter()  # camera: how often in a row another process had written of it
         self._thread = threading.Thread(target=self._run, name="camera-status", daemon=True)
 
     def start(self) -> None:
@@ -69,6 +79,11 @@ class StatusWriter:
         """Write once more, and end."""
         self._stop.set()
         self._thread.join(STOP_S)
+
+    @property
+    def shared(self) -> list[str]:
+        """Cameras whose name another ingest on this Redis has too: nothing sound comes of either. Any thread."""
+        return sorted(camera for camera, times in self._contested.copy().items() if times >= SHARED_AFTER)
 
     def _run(self) -> None:
         while not self._stop.wait(WRITE_S):
@@ -81,8 +96,10 @@ class StatusWriter:
         try:
             if self._link is None:
                 self._link = Link(connect(self._settings, self._default_url))
-            commands = [write_status(camera, status) for camera, status in self._statuses().items()]
+            statuses = self._statuses()
+            commands = [write_status(camera, status, self._writer) for camera, status in statuses.items()]
             replies = self._link.send(*commands)
+            self._contest({camera: reply == 1 for camera, reply in zip(statuses, replies, strict=True)})
             refused = next((str(reply) for reply in replies if isinstance(reply, redis.ResponseError)), "")
             self._tell("camera states refused", refused)
         except (redis.RedisError, RedisAway, OSError) as error:
@@ -90,6 +107,13 @@ class StatusWriter:
                 self._link.close()
                 self._link = None
             self._tell("camera states not written", str(error))
+
+    def _contest(self, others: Mapping[str, bool]) -> None:
+        for camera, by_another in others.items():
+            times = self._contested[camera] + 1 if by_another else 0
+            self._contested[camera] = times
+            if times == SHARED_AFTER:
+                log.error("another process on this redis has a camera of this name", camera=camera, mend=SHARED_MEND)
 
     def _tell(self, event: str, reason: str) -> None:
         if reason and not self._told:

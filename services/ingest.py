@@ -11,7 +11,7 @@ from ingest.errors import SourceError
 from ingest.fleet import Fleet
 from ingest.status import CameraSnapshot
 from ingest.wakefulness import WakefulnessSnapshot
-from services.camera_status import StatusWriter, camera_status
+from services.camera_status import SHARED_MEND, StatusWriter, camera_status
 from services.config import Config
 from services.link import link_keys, shared_rings
 from services.media import Media, camera_rings
@@ -50,21 +50,21 @@ def run(config: Config, stop: threading.Event, health: Health) -> None:
     media.start()
     try:
         while not stop.wait(REPORT_S) and fleet.fatal is None:
-            _report(health, fleet, link)
+            _report(health, fleet, link, statuses.shared)
     finally:
         told_s = time.monotonic()
         media.close(MEDIA_STOP_S)
         fleet.stop()
         link.close(max(0.0, told_s + STOP_S - time.monotonic()))
         statuses.stop()
-        _report(health, fleet, link)
+        _report(health, fleet, link, statuses.shared)
         for end in unexport:
             end()
     if fleet.fatal is not None:
         raise SourceError("hung", fleet.fatal)
 
 
-def _report(health: Health, fleet: Fleet, link: FrameLink) -> None:
+def _report(health: Health, fleet: Fleet, link: FrameLink, shared: list[str]) -> None:
     ledgers = {port.name: port.ledger.snapshot() for port in link.ports}
     totals: Counter[str] = Counter(captured=0, detected=0, in_flight=0)
     cameras: dict[str, dict[str, object]] = {}
@@ -83,8 +83,9 @@ def _report(health: Health, fleet: Fleet, link: FrameLink) -> None:
             **counts,
         }
     troubled = any(camera.error is not None for camera in fleet.snapshots())
-    state: State = "degraded" if troubled or not link.broker_alive else "ok"
-    health.set(state, finished=fleet.finished, broker=link.broker_alive, **totals, cameras=cameras)
+    state: State = "degraded" if troubled or shared or not link.broker_alive else "ok"
+    more = {"cameras_shared": dict.fromkeys(shared, SHARED_MEND)} if shared else {}
+    health.set(state, finished=fleet.finished, broker=link.broker_alive, **totals, **more, cameras=cameras)
 
 
 def _statuses(fleet: Fleet, link: FrameLink) -> dict[str, CameraStatus]:

@@ -159,7 +159,8 @@ def refuse_second(config: Config) -> None:
         raise AlreadyRuns(
             f"Sparsecam already runs here: process {report.pid} since {since}, in {config.runtime_dir}. "
             f"Stop it first (kill {report.pid}, or Ctrl-C where it was started); or, for a second one beside it, set "
-            "`runtime_dir:` in the config or SPARSECAM__RUNTIME_DIR to another folder"
+            "`runtime_dir:` in the config or SPARSECAM__RUNTIME_DIR to another folder, and where both use one Redis "
+            "give its cameras other names"
         )
 
 

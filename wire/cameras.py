@@ -32,26 +32,34 @@ class CameraStatus:
     live: bool = True  # a file's frames wait for their turn: their age says nothing of the detectors
 
 
+# A writer that was silent for so long has ended, or is not there now (seconds): each writes every second.
+_SILENT_S = 3
+
+# Returns 1 where another process has just written of the same camera.
 # A detector owes frames while the count of those offered grows and that of those detected does not.
 _WRITE = """
 local at = redis.call('TIME')
 local now = at[1] * 1000000 + at[2]
-local old = redis.call('HMGET', KEYS[1], 'wanted', 'detected', 'up_us', 'detected_us')
+local old = redis.call('HMGET', KEYS[1], 'wanted', 'detected', 'up_us', 'detected_us', 'by', 'written_us')
 redis.call('HSET', KEYS[1], 'v', '1', 'state', ARGV[1], 'up', ARGV[2], 'error', ARGV[3], 'error_text', ARGV[4],
   'wanted', ARGV[5], 'detected', ARGV[6], 'same_s', ARGV[8], 'live', ARGV[9],
-  'written_us', string.format('%.0f', now))
+  'by', ARGV[10], 'written_us', string.format('%.0f', now))
 if ARGV[2] == '1' or not old[3] then redis.call('HSET', KEYS[1], 'up_us', string.format('%.0f', now)) end
 if ARGV[5] == old[1] or ARGV[6] ~= old[2] or not old[4] then
   redis.call('HSET', KEYS[1], 'detected_us', string.format('%.0f', now))
 end
 redis.call('EXPIRE', KEYS[1], ARGV[7])
+if old[5] and old[5] ~= ARGV[10] and now - tonumber(old[6] or 0) < ARGV[11] * 1000000 then return 1 end
+return 0
 """
 
 
-def write_status(camera: str, status: CameraStatus) -> tuple[Any, ...]:
-    """The command that writes it; the server fills in the times."""
+def write_status(camera: str, status: CameraStatus, writer: str) -> tuple[Any, ...]:
+    """The command that writes it; the server fills in the times. Its reply is 1 where another `writer` writes of this
+    camera too."""
     said = (status.state, int(status.up), status.error, status.error_text, status.wanted, status.detected)
-    return ("EVAL", _WRITE, 1, camera_key(camera), *said, STATUS_TTL_S, status.same_s, int(status.live))
+    more = (STATUS_TTL_S, status.same_s, int(status.live), writer, _SILENT_S)
+    return ("EVAL", _WRITE, 1, camera_key(camera), *said, *more)
 
 
 def read_status(camera: str) -> tuple[Any, ...]:

@@ -12,13 +12,14 @@ import redis
 
 from ingest.sim.launch import launch
 from services import ingest
+from services.camera_status import SHARED_AFTER
 from services.config import Config
 from sink.camera import Plan
 from sink.incident_settings import IncidentSettings, SystemSettings
 from sink.settings import SinkSettings
 from sink.sink import Sink
 from wire.alerts import ALERTS, Alert, from_json
-from wire.cameras import read_status, status_of
+from wire.cameras import CameraStatus, read_status, status_of, write_status
 from wire.health import Health
 from wire.redis_link import Link, connect
 from wire.settings import RedisSettings
@@ -66,7 +67,9 @@ def threads() -> Iterator[Threads]:
     threads.end()
 
 
-def start_ingest(threads: Threads, folder: Path, url: str, source: str) -> Callable[[], None]:
+def start_ingest(
+    threads: Threads, folder: Path, url: str, source: str, health: Health | None = None
+) -> Callable[[], None]:
     camera = {"source": source, "read_timeout_s": 0.5, "open_timeout_s": 0.5}
     config = Config.model_validate(
         {
@@ -76,8 +79,8 @@ def start_ingest(threads: Threads, folder: Path, url: str, source: str) -> Calla
             "metrics": {"enabled": False},
         }
     )
-    (folder / "rt").mkdir()
-    return threads.start(lambda stop: ingest.run(config, stop, Health(None, "ingest")))
+    (folder / "rt").mkdir(parents=True)
+    return threads.start(lambda stop: ingest.run(config, stop, health or Health(None, "ingest")))
 
 
 def start_sink(threads: Threads, url: str) -> Callable[[], None]:
@@ -188,3 +191,26 @@ def test_states_are_written_again_after_redis_was_away(
     own_valkey.start()
     restarted_us = written_us()
     wait_until(lambda: written_us() > restarted_us, timeout_s=10)
+
+
+def test_two_ingests_with_a_camera_of_one_name_both_say_so_until_one_ends(
+    valkey: EmbeddedValkey, threads: Threads, tmp_path: Path, wait_until: WaitUntil
+) -> None:
+    reports = {name: Health(None, "ingest") for name in ("one", "two")}
+    stops = {
+        name: start_ingest(threads, tmp_path / name, valkey.url, "rtsp://127.0.0.1:9/camera", health)
+        for name, health in reports.items()
+    }
+    wait_until(lambda: all("door" in one.detail.get("cameras_shared", ()) for one in reports.values()), timeout_s=20)
+    assert {one.state for one in reports.values()} == {"degraded"}
+    stops["two"]()
+    wait_until(lambda: "cameras_shared" not in reports["one"].detail, timeout_s=10)
+
+
+def test_an_ingest_that_was_started_again_is_not_two(valkey: EmbeddedValkey, threads: Threads, tmp_path: Path) -> None:
+    link = Link(connect(RedisSettings(url=valkey.url)))
+    status = CameraStatus("streaming", up=True)
+    replies = [link.one(*write_status("door", status, writer)) for writer in ("before", "now", "now", "now")]
+    assert replies == [0, 1, 0, 0]
+    assert SHARED_AFTER > 1
+    link.close()

@@ -98,7 +98,7 @@ def test_the_cameras_own_alerts_still_come(
     valkey: EmbeddedValkey, sparsecam: Callable[..., str], wait_until: Callable[..., None]
 ) -> None:
     sparsecam("disarm")
-    send(valkey.url, write_status("door", CameraStatus("streaming", True, same_s=1000)))
+    send(valkey.url, write_status("door", CameraStatus("streaming", True, same_s=1000), "ingest"))
     with sink(valkey.url):
         wait_until(lambda: opened(valkey.url) == [("door", "system.picture_frozen")])
 

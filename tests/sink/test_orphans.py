@@ -135,7 +135,7 @@ def test_what_the_system_says_of_a_removed_camera_is_closed_too(
     detection_record: MakeRecord,
     wait_until: WaitUntil,
 ) -> None:
-    link.send(write_status("door", CameraStatus("backing_off", False, "refused")))
+    link.send(write_status("door", CameraStatus("backing_off", False, "refused"), "ingest"))
     strict = replace(LASTING, rules={"armed": RULE, "again": RULE})
     strict = replace(strict, incidents=LASTING.incidents.model_copy(update={"max_per_hour": 1}))
     with sink(valkey.url, "door", plan=strict):
@@ -169,7 +169,7 @@ def test_a_camera_in_the_hands_of_others_is_left_alone(
     with sink(valkey.url, "watched", plan=LASTING, name="three"), sink(valkey.url, "yard"):
 
         def is_closed(camera: str) -> bool:
-            link.send(write_status("told-of", CameraStatus("streaming", True)))  # its ingest runs
+            link.send(write_status("told-of", CameraStatus("streaming", True), "ingest"))  # its ingest runs
             return bool(alerts(link, "closed", camera))
 
         wait_until(lambda: is_closed("gone"))
@@ -312,7 +312,7 @@ def test_a_rule_that_no_longer_watches_the_camera_is_closed_too(
 def test_the_systems_own_incidents_are_closed_when_they_are_switched_off(
     valkey: EmbeddedValkey, link: Link, wait_until: WaitUntil
 ) -> None:
-    link.send(write_status("door", CameraStatus("streaming", True, same_s=1000)))
+    link.send(write_status("door", CameraStatus("streaming", True, same_s=1000), "ingest"))
     with sink(valkey.url, "door", plan=LASTING):
         wait_until(lambda: alerts(link, "opened", "door"))
     silent = INCIDENTS.model_copy(update={"system": SystemSettings(enabled=False)})

@@ -22,7 +22,7 @@ def link(valkey: EmbeddedValkey) -> Iterator[Link]:
 
 def written(link: Link, **fields: object) -> CameraStatus:
     status = CameraStatus(**{"state": "streaming", "up": True, **fields})  # type: ignore[arg-type]
-    reply, read = link.send(write_status("door", status), read_status("door"))
+    reply, read = link.send(write_status("door", status, "ingest"), read_status("door"))
     assert not isinstance(reply, Exception), reply
     found = status_of(read)
     assert found is not None
