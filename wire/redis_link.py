@@ -15,6 +15,9 @@ from wire.settings import RedisSettings
 
 # A connection idle for longer is tried with a PING first, so that one that a firewall forgot is noticed before its use.
 HEALTH_CHECK_S = 30
+# Bytes asked of the socket at once. redis-py's 65,536 are taken from the heap for each reading and shrunk to what came,
+# which leaves a worker's heap in pieces: it grew by 3 bytes a frame, and does not with this (docs/performance.md).
+READ_BYTES = 4096
 
 REFUSES = "redis refuses writes"
 
@@ -39,6 +42,7 @@ def connect(settings: RedisSettings, default_url: str = "") -> redis.Redis:
             socket_connect_timeout=settings.timeout_s,
             health_check_interval=HEALTH_CHECK_S,
             retry=Retry(NoBackoff(), 0),
+            socket_read_size=READ_BYTES,
         )
     except (ValueError, TypeError):
         # The library's message may quote the very part of the URL that holds the password.
