@@ -100,13 +100,15 @@ def names() -> list[str]:
 
 
 def find(path_or_name: str | Path) -> Path:
-    """The file of a recipe; raises RecipeError naming those there are."""
+    """The file of a recipe; raises RecipeError naming those there are.
+
+    A name is always the recipe shipped, whatever lies in the working directory; `./NAME` is a file there.
+    """
+    if str(path_or_name) in names():
+        return FOLDER / f"{path_or_name}.md"
     path = Path(path_or_name)
     if path.is_file():
         return path
-    shipped = FOLDER / f"{path_or_name}.md"
-    if shipped.is_file():
-        return shipped
     raise RecipeError(f"{path_or_name}: no such recipe, nor a file; there are {', '.join(names())}")
 
 

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 
 from services.jobs.settings import TrainerSettings
 from services.model_names import registry_folders
+from trainer import recipes
 from trainer.card import read_told
 from trainer.errors import CardError, RegistryError
 from trainer.registry import check_name, find, is_name
@@ -137,17 +138,24 @@ def train_words(job: Job, settings: TrainerSettings) -> tuple[TrainArguments, li
             found[word] = str(below(text, (data_dir, runs), word))
     if words.hyp is not None:
         found["hyp"] = str(below(words.hyp, (data_dir,), "hyp"))
-    # A bare name is one of the recipes shipped.
-    if words.recipe is not None and ("/" in words.recipe or words.recipe.endswith((".md", ".yaml"))):
-        found["recipe"] = str(below(words.recipe, (data_dir,), "recipe"))
-    elif words.recipe is not None:
-        checked(_Recipe, {"recipe": words.recipe})
+    if words.recipe is not None:
+        found["recipe"] = _recipe(words.recipe, data_dir)
     values = {**words.model_dump(exclude_defaults=True), **found}
     return words, list(_options(values))
 
 
-class _Recipe(BaseModel):
-    recipe: Word
+def _recipe(text: str, data_dir: Path) -> str:
+    """A shipped recipe's name as it is, anything else as the file it names; raises JobError.
+
+    Nothing else may reach `sparsecam train`: a file that it finds elsewhere is quoted in the log where it is no recipe.
+    """
+    shipped = recipes.names()
+    if text in shipped:
+        return text
+    try:
+        return str(below(text, (data_dir,), "recipe"))
+    except JobError as error:
+        raise JobError(f"{error}, or a name: {', '.join(shipped)}") from None
 
 
 def below(text: str, folders: tuple[Path, ...], what: str) -> Path:

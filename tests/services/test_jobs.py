@@ -146,6 +146,22 @@ def test_a_word_that_reaches_further_is_refused_by_name(settings: TrainerSetting
         train_words(Job("j", {"data": "street/data.yaml", word: value}), settings)
 
 
+@pytest.mark.parametrize("suffix", [".txt", ".yml", ".yaml", ".md", ""])
+def test_a_recipe_is_a_shipped_one_or_a_file_below_the_data(
+    settings: TrainerSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    here, data = tmp_path / "here", settings.data_dir
+    assert data is not None
+    here.mkdir()
+    monkeypatch.chdir(here)
+    (here / f"passwords{suffix}").write_text("[admin]: hunter2 {secret\n")
+    with pytest.raises(JobError, match=r"^recipe .* below .*data, or a name: .*yolov5\.pruned"):
+        train_words(Job("j", {"data": "street/data.yaml", "recipe": f"passwords{suffix}"}), settings)
+    (data / f"own{suffix}").touch()
+    _, options = train_words(Job("j", {"data": "street/data.yaml", "recipe": f"own{suffix}"}), settings)
+    assert f"--recipe={data}/own{suffix}" in options
+
+
 def test_where_a_model_is_published_is_a_name(settings: TrainerSettings) -> None:
     for words in ({"name": "../x"}, {"max_map_drop": 1}, {"name": "-x"}, {"name": "x.onnx"}):
         with pytest.raises(JobError):

@@ -95,6 +95,16 @@ def test_unknown_parameters_and_names_are_refused_with_those_there_are() -> None
         recipes.load("yolov5.prnued")
 
 
+def test_a_name_is_the_recipe_shipped_whatever_lies_in_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "yolov5.quantized").write_text("[admin]: hunter2 {secret\n")
+    assert recipes.load("yolov5.quantized").summary.startswith("Quantised, not pruned")
+    (tmp_path / "yolov5.quantized").write_text(RECIPE)
+    assert "end" in recipes.load("./yolov5.quantized").parameters
+
+
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
