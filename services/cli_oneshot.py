@@ -18,7 +18,9 @@ def register(app: typer.Typer, in_words: InWords) -> None:
     @app.command("oneshot")
     def oneshot(
         *,
-        weights: Annotated[Path, typer.Option("--weights", "-w", help="A trained checkpoint (.pt), not quantised.")],
+        weights: Annotated[
+            Path, typer.Option("--weights", "-w", help="A trained checkpoint, not quantised, or an ONNX export.")
+        ],
         data: Annotated[Path, typer.Option("--data", help="data.yaml of pictures like those it will see.")],
         out: Annotated[
             Optional[Path],  # noqa: UP045

@@ -3,7 +3,7 @@
 Read are the public YOLOv5 v6 and v7 checkpoints (the pickled network under `ema` or `model`) and plain ones: a
 state_dict, alone or in a dictionary under `ema`, `model` or `state_dict`, beside it optionally `names` (class names),
 `activation` ("silu", the default, or "hardswish") and `image_size` ([height, width]). Our own of a quantised network
-say by `recipe` and `progress` as well which layers it has.
+say by `recipe` and `recipe_epoch` as well which layers it has.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Quantised:
     """What made a network's layers other than those it began with."""
 
     recipe: str  # its text
-    epoch: int  # finished epochs of it
+    epoch: float  # finished epochs of it
 
 
 @dataclass(frozen=True)
@@ -126,8 +126,9 @@ def _plain(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _quantised(facts: Mapping[str, Any], name: str) -> Quantised:
-    recipe, epoch = facts.get("recipe"), _mapping(facts.get("progress")).get("epoch")
-    if not isinstance(recipe, str) or not isinstance(epoch, int):
+    # Epochs of its recipe: those of the training, which `progress` counts, unless it was quantised after it.
+    recipe, epoch = facts.get("recipe"), facts.get("recipe_epoch", _mapping(facts.get("progress")).get("epoch"))
+    if not isinstance(recipe, str) or not isinstance(epoch, int | float):
         raise CheckpointError(
             f"{name}: quantised, but it does not say by which `recipe` and how many epochs of it; expected a "
             "checkpoint of `sparsecam train`"

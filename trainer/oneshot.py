@@ -11,15 +11,17 @@ from torch import Tensor, nn
 
 from trainer.bias import correct_biases
 from trainer.checkpoint import Checkpoint, build
-from trainer.errors import TrainerError
+from trainer.errors import CheckpointError, TrainerError
+from trainer.facts import Facts
 from trainer.from_onnx import unfold
 from trainer.model import YoloV5
 from trainer.recipes import read_recipe
 from trainer.reconstruct import reconstruct
-from trainer.saved import Progress, Saved, write_saved
+from trainer.saved import UNKNOWN, Progress, Saved, write_saved
 from trainer.sparsify import apply_structure, prune_at_once
 
 RECIPE = "yolov5.quantized"
+_RECIPE_EPOCH = 1.0  # its only one is over
 
 
 def oneshot(checkpoint: Checkpoint, batches: Iterable[Tensor], *, sparsity: float = 0.0) -> tuple[YoloV5, str]:
@@ -28,8 +30,14 @@ def oneshot(checkpoint: Checkpoint, batches: Iterable[Tensor], *, sparsity: floa
     `batches` of pictures (batch, 3, h, w) uint8 RGB, as the network will see them: ranges of activations are the mean
     over batches, and by what rounding moves the mean of a layer's answers its biases are corrected. `sparsity` above 0
     first makes that share of the weights zero, evenly over the layers that `yolov5.pruned` names, reconstructs the
-    layers from what is left, and takes the statistics of the normalisations anew. Raises TrainerError for no pictures.
+    layers from what is left, and takes the statistics of the normalisations anew. Raises TrainerError for no pictures,
+    CheckpointError for a network that is quantised already: its ranges would be learnt on top of its own rounding.
     """
+    if checkpoint.quantised is not None:
+        raise CheckpointError(
+            f"{checkpoint.name}: quantised already; expected weights in floats: the checkpoint that it was made from, "
+            "or its ONNX export, whose integers are read back as floats"
+        )
     kept = list(batches)
     if not kept:
         raise TrainerError("no pictures to watch; expected some dozens like those the network will see")
@@ -42,15 +50,18 @@ def oneshot(checkpoint: Checkpoint, batches: Iterable[Tensor], *, sparsity: floa
         reconstruct(network.eval(), dense, kept)
         _renew_statistics(network, kept)
     recipe = read_recipe(RECIPE, num_epochs=1, quantization_start=0)
-    apply_structure(network, recipe, 1)
+    apply_structure(network, recipe, _RECIPE_EPOCH)
     network.train()  # ranges are learnt in training only; normalisations are frozen by then
     _show(network, kept)
     correct_biases(network.eval(), kept)
     return network, recipe
 
 
-def write_oneshot(path: Path, network: nn.Module, recipe: str, checkpoint: Checkpoint) -> None:
-    """A checkpoint as `sparsecam train` leaves them, for `export` and `val`."""
+def write_oneshot(path: Path, network: nn.Module, recipe: str, checkpoint: Checkpoint, source: Facts) -> None:
+    """A checkpoint as `sparsecam train` leaves them, for `export` and `val`.
+
+    Data, epochs and licence are those of its source: nothing was trained. Scores are not: they are of its floats.
+    """
     names = checkpoint.labels or {number: f"class{number}" for number in range(checkpoint.classes)}
     facts = {
         "names": names,
@@ -58,10 +69,13 @@ def write_oneshot(path: Path, network: nn.Module, recipe: str, checkpoint: Check
         "size": checkpoint.size,
         "image_size": list(checkpoint.image_size),
         "recipe": recipe,
-        "recipe_epoch": 1.0,
+        "recipe_epoch": _RECIPE_EPOCH,
+        "dataset": source.dataset,
+        "licence": source.licence,
         "train": {"recipe": "oneshot", "weights": checkpoint.name},
     }
-    write_saved(path, Saved(network.state_dict(), None, None, {}, Progress(epoch=1), facts))
+    progress = Progress(epoch=UNKNOWN if source.epochs is None else source.epochs)
+    write_saved(path, Saved(network.state_dict(), None, None, {}, progress, facts))
 
 
 def _pruning(sparsity: float) -> str:

@@ -14,6 +14,7 @@ from trainer.errors import CheckpointError
 from trainer.unpickle import unpickle
 
 VERSION = 1  # of the layout below
+UNKNOWN = -1  # epochs finished, where nobody has told; public checkpoints say so when training is over
 
 
 @dataclass

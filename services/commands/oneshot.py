@@ -14,6 +14,7 @@ try:
     from trainer.data.dataset import ValSet
     from trainer.data.pictures import open_pictures
     from trainer.errors import CheckpointError, TrainerError
+    from trainer.facts import read_facts
     from trainer.network import load_checkpoint
     from trainer.oneshot import oneshot as run_oneshot
     from trainer.oneshot import write_oneshot
@@ -30,6 +31,7 @@ def oneshot(weights: Path, data: Path, out: Path | None, *, pictures: int, spars
     if target.resolve() == weights.resolve():
         raise CheckpointError(f"{target}: would overwrite its own source; give another --out")
     checkpoint = load_checkpoint(weights)
+    source = read_facts(weights.read_bytes(), weights.name)
     config = read_data(data)
     if checkpoint.classes != len(config.names):
         typer.echo(f"note: the checkpoint has {checkpoint.classes} classes, the data {len(config.names)}", err=True)
@@ -45,7 +47,7 @@ def oneshot(weights: Path, data: Path, out: Path | None, *, pictures: int, spars
             f"--out {target}: its folder cannot be made: {error.strerror}; give another --out"
         ) from error
     network, recipe = run_oneshot(checkpoint, batches, sparsity=sparsity)
-    write_oneshot(target, network, recipe, checkpoint)
+    write_oneshot(target, network, recipe, checkpoint, source)
     shares = zeros_of(network)
     typer.echo(
         f"{target}: quantised from {len(paths)} pictures, {100 * max(shares.values()):.0f} % zeros at most a layer"

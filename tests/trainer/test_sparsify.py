@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from trainer.checkpoint import Checkpoint, build
 from trainer.errors import RecipeError, TrainerError
+from trainer.facts import Facts
 from trainer.model import SIZES, YoloV5
 from trainer.quantised import Activations, exportable, is_quantised
 from trainer.recipes import parse, read_recipe, to_yaml
@@ -230,10 +231,10 @@ def test_a_checkpoint_is_quantised_at_once_from_pictures(tmp_path: Path) -> None
     with torch.no_grad():
         wanted, found = dense(batches[0] / 255), quantised(batches[0] / 255)
     assert float((wanted - found)[..., 4:].abs().max()) < 0.02
-    write_oneshot(tmp_path / "small.pt", quantised, recipe, checkpoint)
+    write_oneshot(tmp_path / "small.pt", quantised, recipe, checkpoint, Facts(epochs=97))
     saved = unpickle((tmp_path / "small.pt").read_bytes(), "small.pt")
     again = YoloV5(SIZES["n"], 2, activation="hardswish")
-    apply_structure(again, saved["recipe"], saved["progress"]["epoch"])
+    apply_structure(again, saved["recipe"], saved["recipe_epoch"])
     again.load_state_dict(saved["ema"])
     with torch.no_grad():
         assert torch.equal(again.eval()(batches[0] / 255), found)
