@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
+from trainer import plain_yaml
 from trainer.errors import CardError
 
 # Names stand in file names, configs and on command lines; 64 characters keep all of those readable.
@@ -167,7 +168,7 @@ def _read(path: Path, kind: type[Read]) -> Read:
     if len(data) > MAX_CARD_BYTES:
         raise CardError(f"{path}: more than {MAX_CARD_BYTES} bytes; expected a card in YAML")
     try:
-        found: Any = yaml.safe_load(data)
+        found: Any = plain_yaml.load(data)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise CardError(f"{path}: no YAML: {' '.join(str(error).split())}") from error
     try:

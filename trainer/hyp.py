@@ -7,6 +7,7 @@ from pathlib import Path
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from trainer import plain_yaml
 from trainer.errors import TrainerError
 
 _SIZE_LIMIT = 1 << 20  # bytes of a hyp file: thirty numbers, generously
@@ -62,7 +63,7 @@ def read_hyp(path: Path | None) -> Hyp:
     try:
         if path.stat().st_size > _SIZE_LIMIT:
             raise TrainerError(f"{path}: larger than {_SIZE_LIMIT} bytes; expected a YAML file of hyperparameters")
-        values = yaml.safe_load(path.read_text())
+        values = plain_yaml.load(path.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise TrainerError(f"{path}: cannot be read as YAML: {error}") from error
     if not isinstance(values, dict):

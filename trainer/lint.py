@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from torch import nn
 
-from trainer.recipes import Modifier, Recipe
+from trainer.errors import RecipeError
+from trainer.recipes import Modifier, Recipe, matching
 
 _KINDS = {
     "EpochRangeModifier",
@@ -103,14 +104,22 @@ def _pruning(
 ) -> Iterator[Finding]:
     block = modifier.values.get("mask_type", "unstructured")
     final = modifier.values.get("final_sparsity")
+    if isinstance(block, list) and not all(isinstance(side, int) for side in block):
+        yield Finding("error", where, f"mask_type {block!r}; expected whole numbers, such as [1, 4]")
+        block = "unstructured"
     constant = modifier.kind.startswith("Constant")
-    wanted = final if isinstance(final, dict) else {final: modifier.values.get("params", [])}
-    for goal, patterns in wanted.items():
+    wanted = list(final.items()) if isinstance(final, dict) else [(final, modifier.values.get("params"))]
+    for goal, patterns in wanted:
         if not constant and not (isinstance(goal, int | float) and 0 <= goal < 1):
             yield Finding("error", where, f"final_sparsity {goal!r}; expected a share of zeros from 0 to below 1")
             continue
-        for pattern in [patterns] if isinstance(patterns, str) else patterns:
-            names = [name for name in shapes if pattern in _ALL or _matches(pattern, name)]
+        try:
+            matched = matching(patterns, shapes)
+        except RecipeError as error:
+            yield Finding("error", where, str(error))
+            continue
+        for pattern, hits in matched.items():
+            names = list(shapes) if pattern in _ALL else hits
             if not names:
                 yield Finding("error", where, f"{pattern} matches no weights of this network's convolutions")
             for name in names:
@@ -132,7 +141,11 @@ def _blocks(block: Any, name: str, shape: tuple[int, ...], where: str) -> Iterat
 
 def _quantising(modifier: Modifier, where: str, network: nn.Module) -> Iterator[Finding]:
     known = {name for name, _ in network.named_modules()} | {type(one).__name__ for one in network.modules()} | _TYPES
-    for name in modifier.values.get("ignore") or []:
+    ignored = modifier.values.get("ignore") or []
+    if not isinstance(ignored, list) or not all(isinstance(name, str) for name in ignored):
+        yield Finding("error", where, f"ignore: {ignored!r}; expected a list of names of layers or their types")
+        ignored = []
+    for name in ignored:
         if name not in known:
             yield Finding("error", where, f"ignore: {name} is neither a layer nor a type of layer of this network")
         # SparseML compares the beginnings of names.
@@ -143,10 +156,6 @@ def _quantising(modifier: Modifier, where: str, network: nn.Module) -> Iterator[
         yield Finding(
             "warning", where, "no scheme: SparseML's older modifier also rounds layers' outputs, and is slower"
         )
-
-
-def _matches(pattern: str, name: str) -> bool:
-    return bool(re.match(pattern.removeprefix("re:"), name)) if pattern.startswith("re:") else pattern == name
 
 
 def _number(modifier: Modifier, key: str, default: float) -> float:

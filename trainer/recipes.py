@@ -10,13 +10,14 @@ from __future__ import annotations
 import ast
 import operator
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from trainer import plain_yaml
 from trainer.errors import RecipeError
 
 # Inside the installed package, or at the top of the checkout.
@@ -26,6 +27,7 @@ _FRONT = re.compile(r"\A\s*---\s*\n(.*?)\n---\s*(?:\n|\Z)(.*)", re.DOTALL)
 _EVAL = re.compile(r"eval\((.*)\)", re.DOTALL)
 _EXPONENT = re.compile(r"[-+]?\d+[eE][-+]?\d+")  # 1e-3 is text in YAML 1.1, and nobody means it so
 _MAX_DEPTH = 20  # of parameters that name others
+_WEIGHTS = r"names like model.1.conv.weight, or patterns like re:model\.[1-9]\..*conv\.weight"
 
 Parameter = float | int | str | bool | None
 
@@ -68,7 +70,7 @@ class Recipe:
         return [modifier for modifier in self.modifiers if modifier.kind.endswith(ending)]
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(plain_yaml.Loader):
     """Plain YAML and modifiers; nothing in a recipe is ever run."""
 
 
@@ -132,7 +134,7 @@ def parse(text: str, name: str = "the recipe", **parameters: Parameter) -> Recip
     front = _FRONT.match(text)
     body, about = front.groups() if front else (text, "")
     try:
-        data = yaml.load(body, Loader=_Loader)  # noqa: S506  # a SafeLoader that knows one more plain class
+        data = plain_yaml.load(body, _Loader)
     except yaml.YAMLError as error:
         raise RecipeError(f"{name}: no YAML: {error}") from error
     if not isinstance(data, dict):
@@ -153,6 +155,28 @@ def to_yaml(recipe: Recipe) -> str:
     """The recipe without its text."""
     data = {**recipe.parameters, "modifiers": recipe.modifiers}
     return str(yaml.dump(data, Dumper=_Dumper, sort_keys=False, width=120))
+
+
+def matching(patterns: object, names: Iterable[str]) -> dict[str, list[str]]:
+    """Which of the names each of a modifier's `params` means; raises RecipeError for what can mean none.
+
+    A pattern is a name, or after `re:` an expression for its beginning.
+    """
+    listed = [patterns] if isinstance(patterns, str) else patterns
+    if not isinstance(listed, list) or not listed or not all(isinstance(one, str) for one in listed):
+        raise RecipeError(f"params: {repr(patterns) if patterns else 'empty'}; expected a list of {_WEIGHTS}")
+    known = list(names)
+    found: dict[str, list[str]] = {}
+    for pattern in listed:
+        if not pattern.startswith("re:"):
+            found[pattern] = [name for name in known if name == pattern]
+            continue
+        try:
+            expression = re.compile(pattern.removeprefix("re:"))
+        except re.error as error:
+            raise RecipeError(f"params: {pattern} is no regular expression: {error}; expected {_WEIGHTS}") from error
+        found[pattern] = [name for name in known if expression.match(name)]
+    return found
 
 
 def _modifiers(data: Mapping[Any, Any], name: str) -> Iterator[Modifier]:
@@ -192,7 +216,7 @@ def _worked(value: Any, values: Mapping[str, Parameter], name: str, depth: int =
         return round(result, 9) if isinstance(result, float) else result
     except KeyError as error:
         raise RecipeError(f"{name}: {value}: no parameter {error.args[0]}; there are {', '.join(values)}") from error
-    except (SyntaxError, TypeError, ValueError, ZeroDivisionError) as error:
+    except (SyntaxError, TypeError, ValueError, ArithmeticError) as error:
         raise RecipeError(f"{name}: {value} cannot be worked out: {error}") from error
 
 

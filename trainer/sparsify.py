@@ -216,21 +216,19 @@ def _with_names(modifier: Modifier, known: dict[str, str], recipe: str) -> Modif
     return Modifier(modifier.kind, values)
 
 
-def _matches(patterns: list[str], known: dict[str, str], recipe: str) -> list[str]:
+def _matches(patterns: object, known: dict[str, str], recipe: str) -> list[str]:
+    try:
+        matched = recipes.matching(patterns, known)
+    except RecipeError as error:
+        raise RecipeError(f"{recipe}: {error}") from error
     found: list[str] = []
-    for pattern in [patterns] if isinstance(patterns, str) else patterns:
-        expression = pattern.removeprefix("re:")
-        hits = [
-            name
-            for plain, name in known.items()
-            if (re.match(expression, plain) if pattern.startswith("re:") else plain == pattern)
-        ]
+    for pattern, hits in matched.items():
         if not hits:
             raise RecipeError(
                 f"{recipe}: {pattern} is no parameter of this network; expected names like model.1.conv.weight, "
                 "or patterns like re:model\\.[1-9]\\..*conv\\.weight. `sparsecam recipes lint` shows what matches"
             )
-        found += [name for name in hits if name not in found]
+        found += [known[plain] for plain in hits if known[plain] not in found]
     return found
 
 

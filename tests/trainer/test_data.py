@@ -109,6 +109,9 @@ def test_lists_of_pictures_are_read_relative_to_themselves_or_the_data_set(datas
         ("train: images/train\nval: images/val\nnames: {0: helmet, 1: no}\n", "class 1 reads as False"),
         ("train: images/train\nval: images/val\nnames: [helmet, null]\n", "put the name in quotes"),
         ("train: [\n", "not YAML"),
+        ("path: ~alice/sets\ntrain: images/train\nval: images/val\nnames: [a]\n", "path: ~alice/sets: whose folder"),
+        ("train: images/train\nval: images/val\nnames: [a, 2021-99-99]\n", "'2021-99-99' reads as a timestamp, but is"),
+        (f"names: {'[' * 3000}", "not YAML: lists or mappings hundreds deep"),
         ("- train\n", "expected the keys"),
     ],
 )

@@ -81,6 +81,9 @@ def test_expressions_are_arithmetic(a: int, b: int, c: float) -> None:
         ("a: 1", "no modifiers"),
         ("stage:\n  modifiers: []", "stage"),
         ("[1, 2]", "list at its top"),
+        ("a: 2021-99-99\nmodifiers:\n  - !X {}", "'2021-99-99' reads as a timestamp, but is none"),
+        ("[" * 3000, "hundreds deep"),
+        ("a: eval(int(1e308 * 10))\nmodifiers:\n  - !X {}", "cannot be worked out"),
     ],
 )
 def test_what_is_wrong_with_a_recipe_is_said_and_nothing_in_it_runs(text: str, words: str) -> None:
@@ -114,6 +117,12 @@ def test_a_name_is_the_recipe_shipped_whatever_lies_in_the_working_directory(
         ("end_epoch: eval(half)", "end_epoch: 11", "training ends at 10"),
         ("start_epoch: 0\n      end", "start_epoch: 7\n      end", "not after its start"),
         ("goal: 0.5", "goal: 1.5", "expected a share"),
+        ("eval(goal)", "[0.5]", "expected a share"),
+        ("\\.3\\.", "\\.(3\\.", "is no regular expression: missing ), unterminated subpattern"),
+        ("params: ['re:model\\.3\\.conv\\.weight']", "params:", "params: empty; expected a list of names like model.1"),
+        ("['re:model\\.3\\.conv\\.weight']", "[3]", "params: [3]; expected a list of names"),
+        ("[1, 4]", "[1, four]", "mask_type [1, 'four']; expected whole numbers"),
+        ("  - !EpochRange", "  - !QuantizationModifier {ignore: 24}\n  - !EpochRange", "ignore: 24; expected a list"),
     ],
 )
 def test_lint_finds_what_would_fail_hours_later(old: str, new: str, words: str, network: YoloV5) -> None:

@@ -139,11 +139,19 @@ def test_zeros_stay_in_sparse_transfer(trained: tuple[YoloV5, Sparsifier]) -> No
     assert sparsity(network) == before
 
 
-def test_a_recipe_that_does_not_fit_is_refused_in_words() -> None:
+@pytest.mark.parametrize(
+    ("params", "words"),
+    [
+        (["re:model\\.77\\."], "no parameter of this network"),
+        (["re:model\\.(4.*"], "is no regular expression: missing \\)"),
+        (None, "params: empty; expected a list of names"),
+    ],
+)
+def test_a_recipe_that_does_not_fit_is_refused_in_words(params: object, words: str) -> None:
     network = _network()
     recipe = parse(RECIPE)
-    recipe.modifiers[1].values["params"] = ["re:model\\.77\\."]
-    with pytest.raises(RecipeError, match="no parameter of this network"):
+    recipe.modifiers[1].values["params"] = params
+    with pytest.raises(RecipeError, match=f"the recipe: .*{words}"):
         Sparsifier(to_yaml(recipe), network, _optimizer(network), steps_per_epoch=STEPS)
 
 

@@ -21,6 +21,7 @@ from typing import Any
 
 import yaml
 
+from trainer import plain_yaml
 from trainer.data.labels import ENCODING, label_path
 from trainer.errors import DataError
 
@@ -58,7 +59,7 @@ def read_data(path: Path) -> DataConfig:
     if path.is_dir():
         path = path / "data.yaml"
     try:
-        content: Any = yaml.safe_load(path.read_text(encoding=ENCODING))
+        content: Any = plain_yaml.load(path.read_text(encoding=ENCODING))
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read ({error}); a data.yaml in YOLO's format is wanted") from error
     except yaml.YAMLError as error:
@@ -124,7 +125,13 @@ def _roots(content: dict[Any, Any], path: Path) -> list[Path]:
         return [path.parent]
     if not isinstance(given, str):
         raise DataError(f"{path}: path: expected a folder, found {given!r}")
-    folder = Path(given).expanduser()
+    try:
+        folder = Path(given).expanduser()
+    except RuntimeError as error:  # ~somebody who is not known here, or ~ where no home is
+        raise DataError(
+            f"{path}: path: {given}: whose folder that is is not known here; expected a folder, such as . for the "
+            "file's own"
+        ) from error
     # An absolute folder of another machine: the set was copied, and the file's own folder is the likely place.
     return [folder, path.parent] if folder.is_absolute() else [path.parent / folder, folder, path.parent]
 
