@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -10,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from trainer import plain_yaml
 from trainer.errors import TrainerError
 
+# In YOLOv5's own files, and nothing here: what each would ask for, "" where its own code does not read it either.
+_UNUSED = {"iou_t": "", "fl_gamma": "focal loss", "copy_paste": "copying objects by their masks"}
 _SIZE_LIMIT = 1 << 20  # bytes of a hyp file: thirty numbers, generously
 
 
@@ -68,8 +72,21 @@ def read_hyp(path: Path | None) -> Hyp:
         raise TrainerError(f"{path}: cannot be read as YAML: {error}") from error
     if not isinstance(values, dict):
         raise TrainerError(f"{path}: expected a mapping such as `lr0: 0.01`, found {type(values).__name__}")
+    faults = list(_asked_in_vain(values))
     try:
-        return Hyp.model_validate(values)
+        hyp = Hyp.model_validate({key: value for key, value in values.items() if key not in _UNUSED})
     except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, it['loc']))}: {it['msg']}" for it in error.errors())
-        raise TrainerError(f"{path}: {faults}. Known: {', '.join(Hyp.model_fields)}") from error
+        faults += [f"{'.'.join(map(str, it['loc']))}: {it['msg']}" for it in error.errors()]
+    if faults:
+        raise TrainerError(f"{path}: {'; '.join(faults)}. Known: {', '.join(Hyp.model_fields)}")
+    return hyp
+
+
+def _asked_in_vain(values: Mapping[Any, Any]) -> Iterator[str]:
+    """What is wrong with the values of YOLOv5's files that change nothing here."""
+    for key, what in _UNUSED.items():
+        value = values.get(key, 0)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            yield f"{key}: {value!r}; expected a number"
+        elif what and value != 0:
+            yield f"{key}: {value} asks for {what}, which is not done here; expected 0, or the line left out"

@@ -23,7 +23,7 @@ from trainer.data.pictures import CACHE_BYTES, Pictures, open_pictures
 from trainer.device import Place, find_place
 from trainer.distill import Distillation
 from trainer.ema import Ema
-from trainer.errors import CheckpointError, DataError
+from trainer.errors import CheckpointError, DataError, RecipeError
 from trainer.folder import RunFolder, find_folder, new_folder
 from trainer.from_onnx import unfold
 from trainer.hyp import Hyp, read_hyp
@@ -182,6 +182,11 @@ def _box_sizes(pictures: Pictures, index: int) -> anchors.Sizes:
 
 def _recipe(settings: TrainSettings) -> str | None:
     if not settings.recipe:
+        if settings.recipe_args:
+            raise RecipeError(
+                f"recipe_args {settings.recipe_args}: given without a recipe; expected both or neither, such as "
+                "--recipe yolov5.pruned_quantized"
+            )
         return None
     from trainer.recipes import read_recipe
 

@@ -292,6 +292,7 @@ def test_short_memory_is_told_with_a_batch_that_would_do(data: Path, monkeypatch
         ({"teacher": Path("nowhere.pt")}, r"nowhere\.pt"),
         ({"device": "7"}, "GPU"),
         ({"precision": "fp16"}, "fp16"),
+        ({"recipe_args": {"num_epochs": 5}}, "recipe_args .*num_epochs.*: given without a recipe"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_in_words(data: Path, change: dict[str, Any], words: str) -> None:
