@@ -27,7 +27,7 @@ HeadKind = Literal["yolov5", "yolov8", "yolov8-transposed", "end-to-end", "end-t
 _LEVELS = ((8, 16, 32), (8, 16, 32, 64), (4, 8, 16, 32), (16, 32))
 ANCHORS = 3  # a cell, in every YOLOv5
 NMS_INSIDE = "NMS inside"  # in the description of every head that has it, also in kept verdicts
-NOT_FINITE = "the engine's scores are not finite numbers for this frame"
+NOT_FINITE = "the engine's scores or boxes are not finite numbers for this frame"
 _EDGE = 1e-3  # what rounding may add to a score of 1
 # So large a share of boxes after NMS may be inside out: heads that do not bound their distances (YOLOv6 without DFL,
 # RTMDet) give some such where nothing is, and in a grey picture nothing is anywhere. Of centres and sizes that are
@@ -81,7 +81,8 @@ class Head:
         """Candidates that score above `conf_thres` in the first `pictures` of the batch.
 
         The score of YOLOv5 is objectness * class score, of the others the class score. Rows below the threshold are
-        left before anything is computed of them. Raises EngineRefused where the scores are no numbers.
+        left before anything is computed of them. Raises EngineRefused where the scores, or boxes of those above the
+        threshold, are no numbers.
         """
         arrays = [outputs[index][:pictures] for index in self.outputs]
         if self.kind == "yolov5":
@@ -91,11 +92,9 @@ class Head:
         if self.kind == "yolov8-transposed":
             return _decode_yolov8(arrays[0], conf_thres)
         if self.kind == "end-to-end":
-            rows, of = _above(arrays[0], arrays[0][:, :, 4], conf_thres)
-            return _candidates(rows[:, :4], rows[:, 4], rows[:, 5], of)
+            return _listed(*_above(arrays[0], arrays[0][:, :, 4], conf_thres))
         joined, listed = _joined(arrays)
-        rows, of = _above(joined, np.where(listed, arrays[2], 0), conf_thres)
-        return _candidates(rows[:, :4], rows[:, 4], rows[:, 5], of)
+        return _listed(*_above(joined, np.where(listed, arrays[2], 0), conf_thres))
 
 
 def recognise(outputs: Sequence[Array], height: int, width: int, classes: int | None) -> Head:
@@ -223,7 +222,7 @@ def _decode_yolov8(rows: Array, conf_thres: float) -> Candidates:
 def best_class(centred: Array, scores: Array, conf_thres: float, pictures: NDArray[Any]) -> Candidates:
     """One candidate a row: its best class, if that is above the threshold; cx, cy, w, h to corners.
 
-    Raises EngineRefused where the best score is no number.
+    Raises EngineRefused where the best score, or the box of one above the threshold, is no number.
     """
     if scores.shape[1] == 1:
         classes, best = np.zeros(len(scores), dtype=np.int64), scores[:, 0]
@@ -238,7 +237,25 @@ def best_class(centred: Array, scores: Array, conf_thres: float, pictures: NDArr
     np.add(centred[:, :2], half, out=boxes[:, 2:])
     found = _candidates(boxes, best, classes, pictures)
     above = best > conf_thres
-    return found if above.all() else found.take(above)
+    if not above.all():
+        found = found.take(above)
+    _check_finite(found.boxes)
+    return found
+
+
+def _listed(rows: Array, pictures: NDArray[np.intp]) -> Candidates:
+    """Candidates of rows (n, 6) after NMS."""
+    _check_finite(rows)
+    return _candidates(rows[:, :4], rows[:, 4], rows[:, 5], pictures)
+
+
+def _check_finite(rows: Array) -> None:
+    """Raise EngineRefused where what scores above the threshold has a number that is none.
+
+    A box with one is nowhere: further on it would be left out, and a broken inference pass for an empty scene.
+    """
+    if not np.isfinite(rows).all():
+        raise EngineRefused(NOT_FINITE)
 
 
 def nothing() -> Candidates:

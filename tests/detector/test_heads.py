@@ -209,6 +209,39 @@ def test_a_broken_inference_is_an_error_and_no_empty_scene(shape: tuple[int, ...
         head.decode(outputs, 0.25)
 
 
+# Where a box lies in the output of each head, and its scores.
+@pytest.mark.parametrize(
+    ("shape", "box", "scores"),
+    [
+        ((1, 3 * CELLS, 7), np.s_[0, 9, :4], np.s_[0, 9, 4:]),
+        ((1, 6, CELLS), np.s_[0, :4, 9], np.s_[0, 4:, 9]),
+        ((1, 300, 6), np.s_[0, 9, :4], np.s_[0, 9, 4:5]),
+        ((1, 300, 6), np.s_[0, 9, 5:], np.s_[0, 9, 4:5]),  # the class's number
+    ],
+)
+@pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
+def test_a_box_that_is_no_number_is_an_error_where_it_scores(
+    shape: tuple[int, ...], box: Any, scores: Any, broken: float
+) -> None:
+    outputs = zeros(*shape)
+    head = heads.recognise(outputs, 320, 320, None)
+    outputs[0][box][-1:] = broken
+    assert not len(head.decode(outputs, 0.25).scores)  # of what is not told, nobody asks where it lies
+    outputs[0][scores] = 0.9
+    with pytest.raises(EngineRefused, match="not finite"):
+        head.decode(outputs, 0.25)
+
+
+def test_a_box_of_four_outputs_that_is_no_number_is_an_error_where_it_scores() -> None:
+    count, boxes = np.array([[2]]), np.array([[[0, 0, 9, 9], [5, 5, 8, 8], [7, 7, 7, np.nan]]], np.float32)
+    outputs = [count, boxes, np.array([[0.9, 0.4, 0.8]], np.float32), np.array([[3, 1, 2]])]
+    head = heads.recognise(outputs, 320, 320, None)
+    assert len(head.decode(outputs, 0.25).scores) == 2  # the third lies past the count
+    count[0] = 3
+    with pytest.raises(EngineRefused, match="not finite"):
+        head.decode(outputs, 0.25)
+
+
 @given(st.integers(0, 2**32 - 1), st.floats(0, 0.99), st.integers(1, 4))
 def test_decoding_equals_the_row_by_row_definition(seed: int, conf_thres: float, classes: int) -> None:
     cells = 8 * 8 + 4 * 4 + 2 * 2

@@ -133,9 +133,11 @@ def test_a_broken_inference_is_an_error_and_no_empty_scene(value: float) -> None
     logits[1][1, 4, 2, 2] = value
     with pytest.raises(EngineRefused, match="not finite"):
         head.decode(logits, 0.25, 2)
-    logits[1][1, 4:7, 2, 2] = 9, np.nan, np.nan
-    with pytest.raises(EngineRefused, match="not finite"):
-        head.decode(logits, 0.25, 2)
+    for number, broken in ((4, [9, np.nan, np.nan]), (0, [np.nan, 0, 0, 0, 9, 9]), (3, [np.nan, 9, 9])):
+        logits[1][1, :7, 2, 2] = 0
+        logits[1][1, number : number + len(broken), 2, 2] = broken
+        with pytest.raises(EngineRefused, match="not finite"):
+            head.decode(logits, 0.25, 2)
 
 
 @pytest.mark.parametrize(("classes", "batch", "dtype"), [(1, 1, "uint8"), (80, 2, "float32")])
