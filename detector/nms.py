@@ -32,12 +32,17 @@ def nms(
 ) -> NDArray[np.intp]:
     """Indices of the boxes to keep, best first.
 
-    boxes (n, 4) as left, top, right, bottom, none of them empty; scores (n,), above 0; classes (n,). Equal scores keep
-    their order.
+    boxes (n, 4) as left, top, right, bottom; scores (n,), above 0; classes (n,). Equal scores keep their order. Of
+    several boxes those that are empty or inside out (heads that do not bound their distances give some) are left out:
+    their areas of 0 and less would make them the equals of any box.
     """
     count = len(scores)
     if count <= 1:
         return np.arange(min(count, max_detections))
+    right = boxes[:, 2:] > boxes[:, :2]
+    if not right.all():
+        places = np.flatnonzero(right.all(axis=1))
+        return places[nms(boxes[places], scores[places], classes[places], iou_thres, max_detections)]
     if count <= FEW:
         return _few(boxes, scores, classes, iou_thres)[:max_detections]
     return _many(boxes, scores, classes, iou_thres, max_detections)

@@ -60,6 +60,17 @@ def test_many_boxes_equal_the_definition(seed: int, count: int, classes: int, io
         assert nms(boxes, scores, kinds, iou_thres, limit).tolist() == expected
 
 
+@pytest.mark.parametrize("wrong", [[150, 300, 100, 380], [150, 300, 200, 220], [150, 300, 100, 220], [9, 9, 9, 9]])
+@pytest.mark.parametrize("count", [2, 300])  # OpenCV's way, and NumPy's
+def test_a_box_that_is_inside_out_or_empty_suppresses_none(wrong: list[float], count: int) -> None:
+    sound = np.array([[i * 10, 0, i * 10 + 5, 5] for i in range(count)], np.float32)
+    boxes = np.concatenate([np.array([wrong], np.float32), sound])
+    scores = np.linspace(0.9, 0.1, count + 1).astype(np.float32)
+    for classes in (np.zeros(count + 1, np.int64), np.arange(count + 1)):
+        assert nms(boxes, scores, classes, 0.45, 1000).tolist() == list(range(1, count + 1))
+        assert nms(boxes, scores, classes, 0.45, 1).tolist() == [1]
+
+
 @pytest.mark.parametrize("count", [0, 1, 2, 300])
 def test_the_limit_holds(count: int) -> None:
     boxes = np.array([[i * 10, 0, i * 10 + 5, 5] for i in range(count)], np.float32).reshape(-1, 4)
