@@ -168,8 +168,9 @@ class Detector:
         outputs = compiled.engine.infer(compiled.filler.tensor)
         inferred = time.perf_counter()
         candidates = compiled.head.decode(outputs, self._settings.conf_thres, len(frames))
-        kept = self._select(candidates, len(frames), has_nms=compiled.head.has_nms)
-        detections = self._to_source(kept, [header for header, _ in frames])
+        headers = [header for header, _ in frames]
+        kept = self._select(candidates, headers, has_nms=compiled.head.has_nms)
+        detections = self._to_source(kept, headers)
         self.last = StageTimes(
             (filled - start) * 1e3, (inferred - filled) * 1e3, (time.perf_counter() - inferred) * 1e3
         )
@@ -314,34 +315,36 @@ class Detector:
         )
         return _Compiled(engine, head, TensorFiller(self.model, batch, height, width))
 
-    def _select(self, found: Candidates, pictures: int, *, has_nms: bool) -> Candidates:
-        """What is to be told of each picture, best first."""
+    def _select(self, found: Candidates, headers: Sequence[FrameHeader], *, has_nms: bool) -> Candidates:
+        """What is to be told of each picture, best first; what lies in the padding may still be among a few."""
         limit, iou_thres = self._settings.max_detections, self._settings.iou_thres
         if has_nms:
             return found.take(np.argsort(-found.scores, kind="stable"))
-        if len(found.scores) <= min(FEW, limit):
+        if len(found.scores) <= FEW:
             # A picture's boxes overlap those of another as little as those of another class: one call for all.
+            pictures = len(headers)
             groups = found.classes if pictures == 1 else found.classes * pictures + found.pictures
-            return found.take(nms(found.boxes, found.scores, groups, iou_thres, limit))
-        places = [np.flatnonzero(found.pictures == picture) for picture in range(pictures)]
-        kept = [
-            place[nms(found.boxes[place], found.scores[place], found.classes[place], iou_thres, limit)]
-            for place in places
-        ]
+            return found.take(nms(found.boxes, found.scores, groups, iou_thres, FEW))
+        kept = []
+        for picture, header in enumerate(headers):
+            place = np.flatnonzero(found.pictures == picture)
+            place = place[_reaches_picture(found.boxes[place], header)]  # the others must not use up the limit
+            kept.append(place[nms(found.boxes[place], found.scores[place], found.classes[place], iou_thres, limit)])
         return found.take(np.concatenate(kept))
 
     def _to_source(self, found: Candidates, headers: Sequence[FrameHeader]) -> list[list[Detection]]:
-        """Boxes from letterbox to source pixels, clipped; what lies wholly in the padding is no object."""
+        """Boxes from letterbox to source pixels, clipped; what lies wholly in the padding is no object.
+
+        The limit is on what is left.
+        """
         detections: list[list[Detection]] = [[] for _ in headers]
-        told = [0] * len(headers)
         # A frame has a few boxes: plain numbers take 1 us a box, NumPy 100 us however few.
         for box, score, number, picture in zip(
             found.boxes.tolist(), found.scores.tolist(), found.classes.tolist(), found.pictures.tolist(), strict=True
         ):
-            header = headers[picture]
-            if told[picture] == self._settings.max_detections:
+            if len(detections[picture]) == self._settings.max_detections:
                 continue
-            told[picture] += 1
+            header = headers[picture]
             scale, pad_left, pad_top = header.scale, header.pad_left, header.pad_top
             width, height = float(header.source_width), float(header.source_height)
             left = min(max((box[0] - pad_left) / scale, 0.0), width)
@@ -352,6 +355,14 @@ class Detector:
                 label = self.labels.get(number) or str(number)
                 detections[picture].append(Detection(label, number, score, (left, top, right, bottom)))
         return detections
+
+
+def _reaches_picture(boxes: NDArray[np.float32], header: FrameHeader) -> NDArray[np.bool_]:
+    """(n,) which of these boxes (n, 4) in the letterbox lie on the picture, be it in part."""
+    pads = np.array([header.pad_left, header.pad_top])
+    ends = pads + header.scale * np.array([header.source_width, header.source_height])
+    reaches: NDArray[np.bool_] = ((boxes[:, :2] < ends) & (boxes[:, 2:] > pads)).all(axis=1)
+    return reaches
 
 
 def _check_geometry(header: FrameHeader) -> None:

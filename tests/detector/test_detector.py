@@ -71,6 +71,24 @@ def test_an_object_wholly_in_the_padding_is_none(bright_box_model: Path, setting
     assert detector.detect(header(192, 320, source_height=180, pad_top=6), pixels) == []
 
 
+def test_objects_in_the_padding_do_not_use_up_the_limit(
+    graphs: ModuleType, tmp_path: Path, settings: Settings, header: Header, painted: Array
+) -> None:
+    path = graphs.cells(tmp_path / "m.onnx", size=(96, 96))
+    detector = Detector.load(settings(path, rectangular=False, batch=1, max_detections=1))
+    (found,) = detector.detect(header(96, 96, source_height=32, pad_top=64), painted)  # red is above the picture
+    assert (found.label, found.box) == ("blue", (0, 0, 32, 32))
+
+
+def test_nor_do_they_where_more_score_than_are_suppressed_at_once(
+    cells_model: Path, settings: Settings, header: Header
+) -> None:
+    detector = Detector.load(settings(cells_model, rectangular=False, batch=1, conf_thres=0.05, max_detections=60))
+    white = np.full((320, 320, 3), 255, np.uint8)  # 300 candidates, which are 100 objects
+    found = detector.detect(header(320, 320, source_height=192, pad_top=64), white)
+    assert len({detection.box for detection in found}) == 60
+
+
 def test_i420_frames_are_detected(bright_box_model: Path, settings: Settings, header: Header) -> None:
     detector = Detector.load(settings(bright_box_model))
     rgb = np.full((320, 320, 3), 40, np.uint8)
