@@ -81,8 +81,8 @@ def alone(folder: Path | None) -> Iterator[None]:
 
 def read(folder: Path | None, name: str, kind: type[T]) -> T | None:
     """A kept verdict; None where there is none or it cannot be read."""
-    path = (folder or default_dir()) / "trials" / f"{name}.json"
     try:
+        path = (folder or default_dir()) / "trials" / f"{name}.json"
         return msgspec.json.decode(path.read_bytes(), type=kind)
     except (OSError, *MALFORMED, RuntimeError):  # RuntimeError: no home folder
         return None

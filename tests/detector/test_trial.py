@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import signal
 import subprocess
 import sys
@@ -85,6 +86,24 @@ def test_a_verdict_is_kept_until_something_it_depends_on_changes(graphs: ModuleT
     assert not attempt(model, "onnxruntime", tmp_path, height=160, **no_time_for_a_child).accepted
     other = read_model(graphs.bright_box(tmp_path / "n.onnx", label="other"))
     assert not attempt(other, "onnxruntime", tmp_path, **no_time_for_a_child).accepted
+
+
+def test_without_a_home_folder_models_are_tried_and_verdicts_are_not_kept(
+    graphs: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+    def nobody(number: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {number}")
+
+    monkeypatch.setattr(pwd, "getpwuid", nobody)  # a container's user that no file lists
+    model = read_model(graphs.bright_box(tmp_path / "m.onnx"))
+    verdict = try_model(
+        model, "onnxruntime", num_cores=1, batch=1, height=320, width=320, classes=1, timeout_s=60, cache_dir=None
+    )
+    assert verdict.accepted, verdict.reason
+    assert verdicts.where(None) == "nowhere: there is no home folder"
 
 
 def test_a_child_that_takes_too_long_is_ended_and_its_verdict_not_kept(graphs: ModuleType, tmp_path: Path) -> None:
