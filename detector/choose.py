@@ -112,13 +112,8 @@ class Trials:
 
 def full_shape(model: Model, settings: DetectorSettings) -> tuple[int, int]:
     """Largest input (height, width) in pixels, whole strides: the config's, the graph's, or the metadata's."""
-    if settings.image_shape is not None:
-        shape = settings.image_shape
-    elif model.height is not None and model.width is not None:
-        shape = model.height, model.width
-    elif model.image_size is not None:
-        shape = model.image_size
-    else:
+    shape = settings.image_shape or _own_shape(model)
+    if shape is None:
         raise ModelError(
             f"{model.name}: the model takes pictures of any size and does not say its own; "
             "set detector.image_shape, for instance [640, 640]"
@@ -129,6 +124,12 @@ def full_shape(model: Model, settings: DetectorSettings) -> tuple[int, int]:
             f"use detector.image_shape [{_up(shape[0], model.stride)}, {_up(shape[1], model.stride)}]"
         )
     return shape
+
+
+def _own_shape(model: Model) -> tuple[int, int] | None:
+    if model.height is not None and model.width is not None:
+        return model.height, model.width
+    return model.image_size
 
 
 def choose(trials: Trials) -> Choice:
@@ -147,7 +148,7 @@ def choose(trials: Trials) -> Choice:
         beat_ms = min((it.best_ms for it in verdicts.values() if it.accepted), default=None)
         verdict = verdicts[engine] = trials.at_some_batch(engine, height, width, beat_ms)
         if verdict.unknown_head:  # to every engine alike
-            raise HeadError(f"{model.name}: {verdict.reason}")
+            raise HeadError(f"{model.name}: {verdict.reason}{_at_another_shape(model, settings)}")
         if not verdict.accepted:
             refusals[engine] = verdict.reason
             log.warning("engine refused the model", model=model.name, engine=engine, reason=verdict.reason)
@@ -157,7 +158,7 @@ def choose(trials: Trials) -> Choice:
             for engine in engines.installed(model.format)
             if engine not in refusals
         ]
-        raise EngineRefused(_nobody(model, refusals, others))
+        raise EngineRefused(_nobody(model, refusals, others) + _at_another_shape(model, settings))
     fastest = min((verdict for verdict in verdicts.values() if verdict.accepted), key=lambda verdict: verdict.best_ms)
     rectangle, why = _rectangular(trials, fastest)
     because = _because(trials, verdicts)
@@ -278,6 +279,14 @@ def _nobody(model: Model, refusals: dict[str, str], others: list[Verdict]) -> st
         return f"{model.name}: {said}. Engines that accept it: {', '.join(takers)}; set detector.engine to {takers[0]}"
     also = "".join(f"; engine {verdict.engine}: {verdict.reason}" for verdict in others)
     return f"{model.name}: {said}{also}. No installed engine accepts it"
+
+
+def _at_another_shape(model: Model, settings: DetectorSettings) -> str:
+    """At the end of a refusal: that the config asks for another shape than the file's own; empty where it does not."""
+    wanted, own = settings.image_shape, _own_shape(model)
+    if wanted is None or own is None or wanted == own:
+        return ""
+    return f". It was tried at detector.image_shape {list(wanted)}; its own is {list(own)}"
 
 
 def _up(size: int, stride: int) -> int:

@@ -100,15 +100,27 @@ class Detector:
         return cls.of(read_model(Path(settings.model)), settings, num_cores)
 
     @classmethod
-    def of(cls, model: Model, settings: DetectorSettings, num_cores: int | None = None) -> Detector:
-        """As `load`, for a model that was read already; `settings.model` is not looked at."""
+    def of(
+        cls, model: Model, settings: DetectorSettings, num_cores: int | None = None, *, deployed: bool = False
+    ) -> Detector:
+        """As `load`, for a model that was read already; `settings.model` is not looked at.
+
+        `deployed`: the settings were written for another model; warm shapes that this one does not take are left out.
+        """
         # Pictures are small and the cores are the engine's: OpenCV's own threads would only fight it for them.
         cv2.setNumThreads(1)
         trials = Trials(model, settings, num_cores or settings.cores_per_worker)
         detector = cls(trials, choose(trials))
-        usual = detector.choice.usual
-        for height, width in settings.warm_shapes or [(usual.height, usual.width)]:
-            detector.prepare(height, width)
+        for height, width in settings.warm_shapes:
+            try:
+                detector.prepare(height, width)
+            except BadFrame as error:
+                told = f"detector.warm_shapes [{height}, {width}]: {error}"
+                if not deployed:
+                    raise ModelError(told) from error
+                log.warning("a shape is not compiled beforehand", because=told)
+        if not detector._compiled:
+            detector.prepare(detector.choice.usual.height, detector.choice.usual.width)
         return detector
 
     @property

@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import structlog
 
 from detector.detector import Detector
 from detector.errors import DetectorError, ModelError
-from detector.model import read_model
+from detector.model import Model, read_model
 from detector.refit import fitted_shape
 from detector.settings import DetectorSettings
 from wire.deployment import ModelRef
@@ -25,8 +26,9 @@ def load_deployed(
     """The detector of a deployed model, or of the settings' own where `model` is None.
 
     Compiled for frames of the same sources as `sources`, so that the first of each need not wait for it. A deployed
-    model's own class names win over `settings.labels`, which were written for another. Raises ModelError for a file
-    that is not there or is not the one that was deployed, and what `Detector.load` raises.
+    model's own class names, and the size of a graph that has one, win over `settings.labels` and
+    `settings.image_shape`, which were written for another. Raises ModelError for a file that is not there or is not the
+    one that was deployed, and what `Detector.load` raises.
     """
     if model is None:
         detector = Detector.load(settings, num_cores)
@@ -37,12 +39,29 @@ def load_deployed(
                 f"{model.path} is not the file that was deployed: SHA-256 {found.sha256[:16]}…, expected "
                 f"{model.sha256[:16]}…; put the same file there, or deploy this one"
             )
-        changes = {"model": model.path, **({"labels": None} if found.labels else {})}
-        detector = Detector.of(found, settings.model_copy(update=changes), num_cores)
+        detector = Detector.of(found, _for_deployed(found, model.path, settings), num_cores, deployed=True)
     for shape in dict.fromkeys(fitted_shape(header, detector.spec) for header in sources):
         if not detector.is_compiled(*shape):
             detector.prepare(*shape)
     return detector
+
+
+def _for_deployed(model: Model, path: str, settings: DetectorSettings) -> DetectorSettings:
+    """The settings without what was written for another model."""
+    changes: dict[str, Any] = {"model": path}
+    if model.labels:
+        changes["labels"] = None
+    own, wanted = (model.height, model.width), settings.image_shape
+    # A graph that takes any size goes on with the wanted one: that says how much a frame may cost.
+    if None not in own and wanted not in (None, own):
+        changes["image_shape"] = None
+        log.warning(
+            "detector.image_shape is not followed: the deployed model has a size of its own",
+            model=model.name,
+            own=f"{model.height}x{model.width}",
+            image_shape=wanted,
+        )
+    return settings.model_copy(update=changes)
 
 
 class Beside:
