@@ -6,6 +6,7 @@ grid of (height/s) x (width/s) cells each:
 - YOLOv8, v11 and kin: A = sum of cells; cx, cy, w, h, one score a class; (4 + classes, A) or, rarely, the other way.
 - end to end: NMS is inside, any number of rows of left, top, right, bottom, score, class; or four outputs (how many,
   boxes, scores, classes).
+Any number of rows may be that of a grid's cells as well: of six columns the numbers decide then.
 All coordinates are pixels of the input picture.
 """
 
@@ -105,6 +106,10 @@ def recognise(outputs: Sequence[Array], height: int, width: int, classes: int | 
     """
     shapes = [tuple(int(size) for size in output.shape) for output in outputs]
     heads = [head for index, shape in enumerate(shapes) for head in _grid_heads(index, shape, height, width)]
+    rows = [index for index, shape in enumerate(shapes) if len(shape) == 3 and shape[2] == 6]
+    after_nms = Head("end-to-end", (rows[0],), None, (), height, width, classes) if len(rows) == 1 else None
+    if after_nms is not None:
+        heads = [head for head in heads if not _rather(after_nms, head, outputs)]
     if classes is not None and len(heads) > 1:
         heads = [head for head in heads if head.class_count == classes] or heads
     if len(heads) > 1:
@@ -115,10 +120,20 @@ def recognise(outputs: Sequence[Array], height: int, width: int, classes: int | 
     four = _four_outputs(outputs)
     if four is not None:
         return Head("end-to-end-4", four, None, (), height, width, classes)
-    rows = [index for index, shape in enumerate(shapes) if len(shape) == 3 and shape[2] == 6]
-    if len(rows) == 1:
-        return Head("end-to-end", (rows[0],), None, (), height, width, classes)
+    if after_nms is not None:
+        return after_nms
     raise HeadError(_unknown(shapes, height, width))
+
+
+def _rather(after_nms: Head, grid: Head, outputs: Sequence[Array]) -> bool:
+    """Whether an output that fits both heads by shape holds boxes after NMS, by its numbers on a trial picture.
+
+    The usual 300 boxes are also the cells of strides 16 and 32 at 192x320. Numbers that fit both (a small picture, in
+    which all lies within reach of every cell) leave it to the class names.
+    """
+    if grid.outputs != after_nms.outputs or fault(after_nms, outputs):
+        return False
+    return after_nms.names not in (None, grid.class_count) or bool(fault(grid, outputs))
 
 
 def _grid_heads(index: int, shape: tuple[int, ...], height: int, width: int) -> list[Head]:

@@ -95,6 +95,7 @@ def bright_box(
     dtype: str = "uint8",
     image_size: tuple[int, int] | None = (320, 320),
     four_outputs: bool = False,
+    boxes: int = 1,
     one_picture: bool = False,
     refuses_light: bool = False,
     burden: int = 0,
@@ -103,6 +104,7 @@ def bright_box(
 ) -> Path:
     """One box of class 0 around the bright pixels of the picture; its score is the brightest pixel's brightness.
 
+    `boxes`: filled up with zeros to so many (not of `four_outputs`), as exporters do.
     `one_picture`: of a batch all but the first are zeros, as in exports whose loop over pictures was traced for one.
     `refuses_light`: an inference error at the first bright pixel. `burden` convolutions of 3 to 3 channels come first
     and change nothing but the time it takes. `slowness`: the side of the square matrices whose product each inference
@@ -158,7 +160,10 @@ def bright_box(
         ]
     else:
         score = g.reshape(score, 0, 1, 1)
-        outputs = [(g.op("Concat", *box, score, g.mul(score, 0), axis=2), FLOAT)]
+        row = g.op("Concat", *box, score, g.mul(score, 0), axis=2)
+        if boxes > 1:
+            row = g.op("Pad", row, g.const([0, 0, 0, 0, boxes - 1, 0], np.int64))
+        outputs = [(row, FLOAT)]
     return g.save(path, outputs, dtype=dtype, metadata=metadata)
 
 

@@ -92,10 +92,10 @@ def zeros(*shape: int) -> list[Array]:
 @pytest.mark.parametrize(
     ("shape", "kind", "classes"),
     [
-        ((1, 3 * CELLS, 6), "yolov5", 1),  # the same six columns as an end-to-end head; the count decides
+        ((1, 3 * CELLS, 7), "yolov5", 2),
         ((1, 300, 6), "end-to-end", None),
         ((1, 6, CELLS), "yolov8", 2),
-        ((1, CELLS, 6), "yolov8-transposed", 2),
+        ((1, CELLS, 7), "yolov8-transposed", 3),
         ((1, 84, CELLS), "yolov8", 80),
         ((1, 3 * 2125, 85), "yolov5", 80),  # four levels, to stride 64
     ],
@@ -103,6 +103,56 @@ def zeros(*shape: int) -> list[Array]:
 def test_the_count_of_predictions_tells_heads_apart(shape: tuple[int, ...], kind: str, classes: int | None) -> None:
     head = heads.recognise(zeros(*shape), 320, 320, None)
     assert (head.kind, head.class_count) == (kind, classes)
+
+
+# Shapes with as many cells (strides 16 and 32) as an end-to-end head has rows.
+AS_MANY = [((192, 320), 300), ((320, 192), 300), ((160, 384), 300), ((160, 128), 100)]
+
+
+@pytest.mark.parametrize(("size", "count"), AS_MANY)
+@pytest.mark.parametrize("names", [None, 1, 2, 80])
+def test_boxes_after_nms_are_known_by_their_numbers_where_they_are_as_many_as_cells(
+    size: tuple[int, int], count: int, names: int | None
+) -> None:
+    rows = np.zeros((1, count, 6), np.float32)  # what exporters fill up with
+    rows[0, :2] = [[10, 10, 60, 60, 0.01, 0], [30, 30, 90, 90, 0.005, 0]]
+    head = heads.recognise([rows], *size, names)
+    assert head.kind == "end-to-end" and not heads.fault(head, [rows])
+
+
+@pytest.mark.parametrize(("size", "count"), AS_MANY)
+@pytest.mark.parametrize("names", [None, 2])
+def test_cells_are_known_by_their_numbers_where_they_are_as_many_as_boxes_after_nms(
+    size: tuple[int, int], count: int, names: int | None
+) -> None:
+    rows = np.concatenate([middles(*size, stride) for stride in (16, 32)])[None]
+    assert rows.shape == (1, count, 6)
+    rows[0, :, 4:] = 0.003, 0.001
+    head = heads.recognise([rows], *size, names)
+    assert (head.kind, head.strides) == ("yolov8-transposed", (16, 32)) and not heads.fault(head, [rows])
+
+
+def test_one_class_with_objectness_has_six_columns_too_and_is_no_end_to_end_head() -> None:
+    rows = np.concatenate([np.tile(middles(320, 320, stride), (3, 1)) for stride in (8, 16, 32)])[None]
+    head = heads.recognise([rows], 320, 320, 1)
+    assert (head.kind, head.class_count) == ("yolov5", 1) and not heads.fault(head, [rows])
+
+
+def middles(height: int, width: int, stride: int) -> Array:
+    """Rows (cells, 6) of a grid head: each cell's middle, a box of one stride, nothing in it."""
+    y, x = np.mgrid[0 : height // stride, 0 : width // stride].reshape(2, -1)
+    side = np.full(len(x), stride)
+    return np.stack([(x + 0.5) * stride, (y + 0.5) * stride, side, side, 0 * side, 0 * side], 1).astype(np.float32)
+
+
+def test_a_model_with_nms_inside_bears_rectangles_with_as_many_cells_as_it_gives_boxes(
+    graphs: ModuleType, tmp_path: Path, settings: Settings
+) -> None:
+    path = graphs.bright_box(tmp_path / "m.onnx", boxes=300)
+    for full in (320, 320), (192, 320):
+        detector = Detector.load(settings(path, image_shape=full, batch=1))
+        assert detector.spec.rectangular, detector.choice.rectangular_because
+        assert detector.choice.verdict.head.startswith("end-to-end")
 
 
 @pytest.mark.parametrize("shape", [(1, 10), (1, 100, 7), (1, 3 * CELLS, 5), (1, 3, 40, 40, 85), (1, CELLS + 1, 84), ()])
