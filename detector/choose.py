@@ -88,10 +88,12 @@ class Trials:
         return verdict
 
     def _class_count(self) -> int | None:
-        names = self.settings.labels
-        if not names or isinstance(names, dict):  # numbers and names: perhaps of some of the classes only
-            names = self.model.labels
-        return len(names) if names else None
+        names, own = self.settings.labels, self.model.labels
+        if isinstance(names, list) and names:
+            return len(names)
+        if not own:
+            return None
+        return max(len(own), max(names, default=-1) + 1) if isinstance(names, dict) else len(own)
 
     def at_some_batch(self, engine: str, height: int, width: int, beat_ms: float | None = None) -> Verdict:
         """With one picture at a time, else (where the graph insists) with the batch it was exported with."""

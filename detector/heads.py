@@ -34,6 +34,8 @@ _EDGE = 1e-3  # what rounding may add to a score of 1
 # RTMDet) give some such where nothing is, and in a grey picture nothing is anywhere. Of centres and sizes that are
 # taken for corners nearly all are.
 _INSIDE_OUT = 0.1
+# Of a plain grey picture most cells of no real detector score so high: nothing is there.
+_SEEN_IN_GREY, _MOST = 0.25, 0.5
 UNDERSTOOD = (
     "YOLOv5 decoded [1, A, 5+classes] with A = 3 * cells; YOLOv8/v11 [1, 4+classes, A] or [1, A, 4+classes] with "
     "A = cells; end-to-end [1, boxes, 6]; end-to-end in four outputs [1, 1], [1, boxes, 4], [1, boxes], [1, boxes]"
@@ -164,6 +166,23 @@ def _checked(head: Head, classes: int | None, shapes: list[tuple[int, ...]]) -> 
     return head
 
 
+def check_class_count(head: Head, outputs: Sequence[Array], named: int | None) -> None:
+    """Raise HeadError where a grid head has more classes than the model names: what is left over are none.
+
+    OBB heads have an angle there, pose heads points, segmentation heads the coefficients of masks. `named`: class names
+    in the file, or in the config where those are more; None where the file has none.
+    """
+    if named is None or head.class_count is None or head.class_count <= named:
+        return
+    shapes = [tuple(int(size) for size in output.shape) for output in outputs]
+    more = head.class_count - named
+    raise HeadError(
+        f"outputs {shapes} have {more} columns more than the {named} class names of the model need: "
+        "it looks like an OBB, pose or segmentation head, and only detection heads are understood. If these are "
+        "classes, name them all in detector.labels"
+    )
+
+
 def _four_outputs(outputs: Sequence[Array]) -> tuple[int, int, int, int] | None:
     """Indices of (count, boxes, scores, classes), found by shape and type; None where these are no such outputs."""
     if len(outputs) != 4:
@@ -291,8 +310,9 @@ def _candidates(boxes: Array, scores: Array, classes: Array, pictures: NDArray[A
 def fault(head: Head, outputs: Sequence[Array]) -> str:
     """What is wrong with a head's numbers on a trial picture; empty when nothing is.
 
-    Not finite, scores that are no probabilities, or boxes that do not lie where their cells are: an exporter can freeze
-    the grid of the exported shape into the graph, and such a graph may run at another shape and misplace every box.
+    Not finite, scores that are no probabilities or high all over (the picture is grey), or boxes that do not lie where
+    their cells are: an exporter can freeze the grid of the exported shape into the graph, and such a graph may run at
+    another shape and misplace every box.
     Six columns that no grid explains are boxes after NMS only if their numbers say so; else the head is unknown.
     """
     arrays = [outputs[index] for index in head.outputs]
@@ -315,8 +335,21 @@ def fault(head: Head, outputs: Sequence[Array]) -> str:
         if misplaced:
             return misplaced
     if scores.size and (scores.min() < -_EDGE or scores.max() > 1 + _EDGE):
-        return f"its scores run from {scores.min():.3g} to {scores.max():.3g}, expected 0 to 1 (a sigmoid is missing)"
-    return ""
+        why = "a sigmoid is missing" if head.has_nms else "a sigmoid is missing, or not all of these columns are scores"
+        return f"its scores run from {scores.min():.3g} to {scores.max():.3g}, expected 0 to 1 ({why})"
+    return "" if head.has_nms or head.kind == "yolov5" else _seen_everywhere(scores)
+
+
+def _seen_everywhere(scores: Array) -> str:
+    """Whether most cells (cells, classes) see something in a grey picture; YOLOv5's objectness stands before that."""
+    lit = int((scores.max(axis=1) > _SEEN_IN_GREY).sum())
+    if lit <= _MOST * len(scores):
+        return ""
+    column = int((scores > _SEEN_IN_GREY).sum(axis=0).argmax())
+    return (
+        f"{lit} of {len(scores)} cells score above {_SEEN_IN_GREY:g} in a plain grey picture, most of them as class "
+        f"{column}: that column is no class but objectness or an angle, say, and such heads are not understood"
+    )
 
 
 def _unlike_nms(rows: Array, names: int | None) -> str:

@@ -231,6 +231,7 @@ def judge(model: Model, data: bytes, request: TrialRequest, tell: Callable[[Verd
         tensor = model.tensor(request.batch, request.height, request.width, GREY)
         outputs: list[Array] = list(engine.infer(tensor))
         head = heads.recognise(outputs, request.height, request.width, request.classes)
+        heads.check_class_count(head, outputs, _named(model, request))
         wrong = heads.fault(head, outputs)
         if not wrong and request.engine != JUDGE and request.like is None:  # elsewhere it was found out there
             wrong = strays(engine, model, head, request.batch)
@@ -260,6 +261,11 @@ def judge(model: Model, data: bytes, request: TrialRequest, tell: Callable[[Verd
     if verdict.accepted:
         tell(_with_raw_heads(verdict, model, request, engine, head))
     return None
+
+
+def _named(model: Model, request: TrialRequest) -> int | None:
+    """How many classes have a name; None where the file, which is to name them all, names none."""
+    return max(*model.labels, (request.classes or 0) - 1) + 1 if model.labels else None
 
 
 def _on_raw_heads(like: Verdict, raw: RawHeads, data: bytes, model: Model, request: TrialRequest) -> Verdict:

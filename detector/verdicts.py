@@ -22,7 +22,7 @@ log = structlog.get_logger()
 
 # Rises when a trial asks more of a model than before, takes time otherwise, or engines get another form of it: old
 # verdicts are not believed.
-_FORMAT = 9
+_FORMAT = 10
 
 T = TypeVar("T", bound=msgspec.Struct)
 

@@ -182,13 +182,14 @@ def cells(
     frozen_height: int | None = None,
     one_picture: bool = False,
     strides: tuple[int, ...] = STRIDES,
+    angle: float | None = None,
     kills_deepsparse: bool = False,
 ) -> Path:
     """A grid head: `yolov5`, `yolov8` or `yolov8-transposed`, two classes.
 
     `frozen_height`: rows are counted from the bottom of a picture of this height, so at any other the graph still runs
     and every box is in the wrong place. `batch`: written into the graph, which then runs with no other.
-    `one_picture`: of a batch only the first comes out. `strides`: of its levels.
+    `one_picture`: of a batch only the first comes out. `strides`: of its levels. `angle`: a column more.
     `raw_outputs` adds YOLOv5's raw heads; `decoded=False` leaves only those. `kills_deepsparse` (YOLOv5): the three
     anchors are one tensor joined to itself, which is well-formed and which ONNX Runtime runs, but at which DeepSparse
     1.8.0 fails an assertion and ends its process.
@@ -219,7 +220,8 @@ def cells(
         matches = [1.0] * 3 if kills_deepsparse else [1.0, 0.2, 0.1]
         for match in matches if head == "yolov5" else [1.0]:
             objectness = [g.mul(present, match)] if head == "yolov5" else []
-            columns = [x, y, side, side, *objectness, *colours]
+            turned = [] if angle is None else [g.add(g.mul(brightness, 0), angle)]
+            columns = [x, y, side, side, *objectness, *colours, *turned]
             if not (kills_deepsparse and len(levels) % 3):
                 level = g.op("Concat", *(g.reshape(c, batch or 0, -1, 1) for c in columns), axis=2)
             levels.append(level)

@@ -182,6 +182,57 @@ def test_an_objectness_column_with_one_anchor_is_not_taken_for_a_class() -> None
         heads.recognise(zeros(1, CELLS, 85), 320, 320, 80)
 
 
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (1, 4 + 3 + 1, CELLS),  # an angle
+        (1, 4 + 3 + 51, CELLS),  # 17 points
+        (1, CELLS, 4 + 3 + 32),  # coefficients of masks
+        (1, 3 * CELLS, 5 + 3 + 32),
+    ],
+)
+def test_more_classes_than_the_model_names_are_none(shape: tuple[int, ...]) -> None:
+    outputs = zeros(*shape)
+    head = heads.recognise(outputs, 320, 320, 3)
+    with pytest.raises(HeadError, match=r"columns more than the 3 class names .* OBB, pose or segmentation .*detector\.labels"):
+        heads.check_class_count(head, outputs, 3)
+    for named in (None, head.class_count, 100):
+        heads.check_class_count(head, outputs, named)
+
+
+def test_class_names_of_the_config_count_as_the_files_do(
+    graphs: ModuleType, tmp_path: Path, settings: Settings
+) -> None:
+    small: dict[str, Any] = {"rectangular": False, "batch": 1}
+    path = graphs.cells(tmp_path / "m.onnx", head="yolov8", size=(96, 96), names="{0: 'red'}")
+    with pytest.raises(HeadError, match=r"m\.onnx: .* 1 columns more than the 1 class names .* OBB, pose"):
+        Detector.load(settings(path, labels=["rouge"], **small))
+    for labels in (["rouge", "bleu"], {1: "bleu"}):
+        assert Detector.load(settings(path, labels=labels, **small)).choice.verdict.class_count == 2
+    path = graphs.cells(tmp_path / "named.onnx", head="yolov8", size=(96, 96))
+    assert Detector.load(settings(path, labels=["rouge"], **small)).choice.verdict.class_count == 2
+
+
+def test_a_column_that_is_high_where_nothing_is_is_no_class(
+    graphs: ModuleType, tmp_path: Path, settings: Settings
+) -> None:
+    path = graphs.cells(tmp_path / "m.onnx", head="yolov8", size=(96, 96), names=None, angle=0.3)
+    with pytest.raises(EngineRefused, match=r"189 of 189 cells .* plain grey picture, most of them as class 2"):
+        Detector.load(settings(path, rectangular=False, batch=1))
+    path = graphs.cells(tmp_path / "n.onnx", head="yolov8", size=(96, 96), names=None, angle=-0.5)
+    with pytest.raises(EngineRefused, match=r"scores run from -0\.5 .* not all of these columns are scores"):
+        Detector.load(settings(path, rectangular=False, batch=1))
+
+
+def test_objectness_of_one_all_over_is_no_class() -> None:
+    rows = np.concatenate([middles(320, 320, stride) for stride in (8, 16, 32)])
+    rows = np.concatenate([rows[:, :4], np.ones((CELLS, 1)), rows[:, 4:]], axis=1)[None].astype(np.float32)
+    head = heads.recognise([rows], 320, 320, None)
+    assert "2100 of 2100 cells score above 0.25" in heads.fault(head, [rows])
+    rows[0, CELLS // 3 :, 4] = 0.2  # of some cells a network may believe what it likes
+    assert not heads.fault(head, [rows])
+
+
 def test_a_grid_frozen_at_another_shape_is_found_out(graphs: ModuleType, tmp_path: Path, painted: Array) -> None:
     path = graphs.cells(tmp_path / "m.onnx", frozen_height=96)
     whole = run(path, painted)
