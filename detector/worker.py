@@ -61,14 +61,11 @@ class Worker:
         detector: Detector,
         source: WorkSource,
         *,
-        max_age_ms: int | None,
+        max_age_ms: int,
         compile_s: float,
         observe: Callable[[Literal["queue", "inference", "publish"], float], None],
     ) -> None:
-        """`max_age_ms` None: the clocks of another host say nothing of age. `compile_s`: the most a new shape may take.
-
-        `observe(stage, seconds)` takes latencies.
-        """
+        """`compile_s`: the most a new shape may take. `observe(stage, seconds)` takes latencies."""
         self.stats = WorkerStats()
         self.tally = Tally()
         self.sources: dict[tuple[int, int], FrameHeader] = {}  # the last frame of each size of source picture
@@ -77,7 +74,7 @@ class Worker:
         self._fallback: Detector | None = None
         self._announce: int | None = None
         self._source = source
-        self._max_age_ns = None if max_age_ms is None else max_age_ms * 1_000_000
+        self._max_age_ns = max_age_ms * 1_000_000
         self._compile_s = compile_s
         self._observe = observe
         self._unpublished: dict[tuple[str, str, int], Work] = {}  # file frames whose detections Redis does not have yet
@@ -166,7 +163,7 @@ class Worker:
     def _is_stale(self, work: Work) -> bool:
         header = work.frame
         age_ns = time.monotonic_ns() - header.captured_ns
-        if header.lossless or self._max_age_ns is None or age_ns <= self._max_age_ns:
+        if header.lossless or age_ns <= self._max_age_ns:
             return False
         self.stats.stale += 1
         self._source.done(work, outcome="stale")

@@ -74,7 +74,7 @@ def _work(config: Config, detector: Detector, stop: threading.Event, health: Hea
     worker = Worker(
         detector,
         source,
-        max_age_ms=config.link.max_age_ms if config.workers_endpoint.startswith("ipc://") else None,
+        max_age_ms=config.link.max_age_ms,
         # Twice: raw heads that fail at one shape are followed by a trial of the decoded output.
         compile_s=2 * config.detector.trial_timeout_s + COMPILE_ALLOWANCE_S,
         observe=metrics.observe,

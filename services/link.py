@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from services.config import Config
+from wire.clocks import on_this_host
 from wire.curve import CurveKeys, check_endpoint, load_keys
 from wire.ring import ring_folder
 
@@ -20,5 +21,5 @@ def link_keys(config: Config, side: Literal["broker", "client"]) -> CurveKeys | 
 
 def shared_rings(config: Config) -> Path | None:
     """Folder of the pixels' shared memory; None where frames may leave the host, and their pixels with them."""
-    local = all(end.startswith("ipc://") for end in (config.frames_endpoint, config.workers_endpoint))
+    local = on_this_host(config.frames_endpoint) and on_this_host(config.workers_endpoint)
     return ring_folder(config.runtime_dir) if local else None

@@ -67,5 +67,5 @@ class SinkSettings(BaseModel):
         0.2, ge=0, le=10, description="How long frames without an alert stay unacknowledged, to save writes (seconds)."
     )
     same_host: bool = Field(
-        True, description="The cameras' ingest runs on this host, so that latency_ms of an alert can be measured."
+        True, description="The detector workers run on this host, so that latency_ms of an alert can be measured."
     )

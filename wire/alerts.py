@@ -145,10 +145,19 @@ class Alert(Struct, frozen=True):
     clip: Annotated[
         str | None, Meta(description="Link to the incident's clip; it is complete after its post-roll.")
     ] = None
-    detection_ms: Annotated[float | None, Meta(description="Milliseconds from capture to the end of inference.")] = None
+    detection_ms: Annotated[
+        float | None,
+        Meta(
+            description="Milliseconds from capture (of a camera on another host: from the frame's arrival at the "
+            "broker) to the end of inference."
+        ),
+    ] = None
     latency_ms: Annotated[
         float | None,
-        Meta(description="Milliseconds from capture to this alert; null when the sink runs on another host."),
+        Meta(
+            description="Milliseconds from capture (as in detection_ms) to this alert; null when the sink runs on "
+            "another host."
+        ),
     ] = None
 
 

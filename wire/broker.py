@@ -16,6 +16,7 @@ from threading import Event
 import structlog
 import zmq
 
+from wire.clocks import arrived, on_this_host
 from wire.curve import CurveKeys, protect_server, start_authenticator
 from wire.dispatch import Dispatcher, End, Key, key_of
 from wire.heartbeat import beat_between_hosts
@@ -100,6 +101,7 @@ class Broker:
         self._id = uuid.uuid4().hex[:12]
         self._dispatcher: Dispatcher[list[zmq.Frame]] = Dispatcher(max_age_ms)
         self._ingests: dict[bytes, _Ingest] = {}
+        self._on_this_host = on_this_host(frames)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._authenticator = start_authenticator(self._context, curve)
         self._frames = self._bind(frames, curve)
@@ -190,6 +192,8 @@ class Broker:
                 f"{got} bytes of pixels for {message.width}x{message.height} {message.pixel_format} "
                 f"of camera {message.camera}; expected {message.pixel_bytes}"
             )
+        if not self._on_this_host:
+            message = arrived(message, time.monotonic_ns())
         pixels = parts[2:] if message.slot is None else []
         for end in self._dispatcher.frame(name, message, pixels):
             self._settle(end)

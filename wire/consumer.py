@@ -21,6 +21,7 @@ import zmq
 from msgspec import Struct
 
 from wire.broker import CONTROL_SUFFIX, MAX_MESSAGE_BYTES
+from wire.clocks import on_this_host, received
 from wire.curve import CurveKeys, protect_client
 from wire.heartbeat import beat_between_hosts
 from wire.messages import (
@@ -80,6 +81,7 @@ class WorkSource:
         self._set_aside: deque[Item] = deque()  # received, and for the next batches
         self._stuck_s, self._on_stuck = stuck_s, on_stuck
         self._rings = RingReader(rings) if rings else None
+        self._on_this_host = on_this_host(endpoint)
         self._busy_since_s: float | None = None
         self._last_work_s = time.monotonic()
         self._patience_s = PATIENCE_S
@@ -158,6 +160,8 @@ class WorkSource:
             self.malformed += 1
             log.warning("malformed work dropped", error=str(error))
             return None
+        if not self._on_this_host:
+            work = received(work, time.monotonic_ns())
         with self._control_lock:
             if work.broker != self._broker:
                 # It knows nothing of what the one before gave, and its orders begin anew.

@@ -2,8 +2,9 @@
 
 Every type is a msgspec Struct: decoding checks types and shape, so a malformed message is one `WireError` and never a
 crash further in. Tags carry the version (`frame.1`); a message of another version is refused by its tag.
-Units: `*_ns` are CLOCK_MONOTONIC nanoseconds of the host that took them (comparable between processes of one host, not
-between hosts); `event_us` is wall-clock microseconds since the epoch; boxes are pixels of the source picture.
+Units: `*_ns` are CLOCK_MONOTONIC nanoseconds, all of a message by one host's clock (whoever receives frames from
+another host brings their stamps onto its own, see wire.clocks); `event_us` is wall-clock microseconds since the epoch;
+boxes are pixels of the source picture.
 """
 
 from __future__ import annotations

@@ -36,7 +36,11 @@ class LinkSettings(BaseModel):
         False, description="Say true, in words, to let frames cross the network unencrypted and unauthenticated."
     )
     max_age_ms: int = Field(
-        500, ge=1, le=60_000, description="A live frame older than this at dispatch is dropped as stale (milliseconds)."
+        500,
+        ge=1,
+        le=60_000,
+        description="A live frame older than this at dispatch is dropped as stale; by tcp:// its age counts from its "
+        "arrival at the broker (milliseconds).",
     )
     lossless_window: int = Field(
         32, ge=1, le=1024, description="Frames of one file on their way at once (back-pressure; frames)."

@@ -84,7 +84,7 @@ def test_live_frames_inferred_one_by_one_are_published_at_once(
     worker = Worker(
         detector,
         Waiting(items, stop),  # type: ignore[arg-type]  # what the loop uses of it
-        max_age_ms=None,
+        max_age_ms=60_000,
         compile_s=60,
         observe=lambda *_: None,
     )
