@@ -6,7 +6,6 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable
-from functools import partial
 
 import structlog
 
@@ -88,7 +87,10 @@ def _work(config: Config, detector: Detector, stop: threading.Event, health: Hea
     )
     follower = Follower(config, worker, source.name, runs)
     follower.start()
-    tell = partial(set_health, health, worker, follower, cores)
+
+    def tell(stats: OutboxStats) -> None:
+        set_health(health, worker, follower, cores, stats, link=source.trouble)
+
     unexport = metrics.export_counts(lambda: _counts(worker, source, follower, outbox.stats()))
     reporter = threading.Thread(target=_report, args=(stop, lambda: tell(outbox.stats())), name="health", daemon=True)
     reporter.start()
@@ -142,13 +144,17 @@ def _report(stop: threading.Event, tell: Callable[[], None]) -> None:
         tell()
 
 
-def set_health(health: Health, worker: Worker, follower: Follower, cores: str, outbox: OutboxStats) -> None:
-    """Say how the worker is: degraded without its model, and while detections do not reach Redis."""
+def set_health(
+    health: Health, worker: Worker, follower: Follower, cores: str, outbox: OutboxStats, *, link: str = ""
+) -> None:
+    """Say how the worker is: degraded without its model, while detections do not reach Redis, or `link` has a fault."""
     detector = worker.detector
     trouble = follower.trouble or detector.refusal
     astray = {"model_error": trouble} if trouble else {}
     if outbox.trouble:
         astray["redis_error"] = outbox.trouble
+    if link:
+        astray["link_error"] = link
     health.set(
         "degraded" if astray else "ok",
         cores=cores,
@@ -174,6 +180,7 @@ def _counts(worker: Worker, source: WorkSource, follower: Follower, outbox: Outb
     yield metrics.Count("sparsecam_worker_detected", "Frames inferred.", worker.stats.detected)
     yield metrics.Count("sparsecam_worker_failed", "Frames that the engine refused.", worker.stats.failed)
     yield metrics.Count("sparsecam_worker_stale", "Frames too old when their turn came.", worker.stats.stale)
+    yield metrics.Count("sparsecam_worker_no_pixels", "Frames whose shared memory it does not see.", source.unseen)
     yield metrics.Count("sparsecam_worker_malformed", "Messages that made no sense.", source.malformed)
     yield metrics.Count("sparsecam_outbox_published", "Records in Redis.", outbox.published)
     yield metrics.Count("sparsecam_outbox_repeated", "Records that Redis had already.", outbox.repeated)

@@ -88,6 +88,8 @@ class _Ingest:
     def tell(self, key: Key, outcome: Outcome) -> None:
         """A frame's end goes out with the next message, and is remembered."""
         self.settlements.append(Settlement(*key, outcome))
+        if outcome == "no_pixels":
+            return  # a file's frame is sent again, and is none that has ended
         self.ended[key] = outcome
         if len(self.ended) > ENDS_KEPT:
             del self.ended[next(iter(self.ended))]

@@ -40,7 +40,7 @@ from wire.messages import (
     decoder,
     encode,
 )
-from wire.ring import RingReader
+from wire.ring import RingReader, RingUnseenError
 
 log = structlog.get_logger()
 
@@ -48,6 +48,8 @@ BEAT_S = 0.5
 PATIENCE_S = 2.0  # silence after which the broker gives this worker's frames to others: four beats
 MOST_HELD_SAID = 256  # frames; a worker holds more only while Redis is away, and then loses nothing by being silent
 IDLE_READY_S = 1.0  # after this long without work the broker may be a new one, that does not know us
+
+SHARE_MEMORY = "let ingest and workers see one /dev/shm as one user, or runtime_dir be memory (tmpfs) that both see"
 
 Item = tuple[Work, memoryview]  # a frame and its pixels
 
@@ -74,6 +76,9 @@ class WorkSource:
         """
         self.name = f"detector-{hostnames.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         self.malformed = 0
+        self.unseen = 0  # frames whose shared memory could not be opened
+        self.trouble = ""  # why, until pixels come again
+        self._told_unseen = False
         self._spec, self._capacity = spec, capacity
         # Camera and order of what `_broker` gave; guarded, with what is said of it, by the lock.
         self._held: set[tuple[str, int]] = set()
@@ -168,7 +173,13 @@ class WorkSource:
                 self._held.clear()
                 self._broker = work.broker
             self._held.add((work.frame.camera, work.order))
-        pixels = self._pixels(work.frame.slot, parts)
+        try:
+            pixels = self._pixels(work.frame.slot, parts)
+        except RingUnseenError as error:
+            self._unseen(error)
+            self.done(work, outcome="no_pixels")
+            return None
+        self.trouble = ""
         if pixels is None:  # its slot holds another frame: this one was ended without us
             self.done(work, outcome="stale")
             return None
@@ -181,7 +192,19 @@ class WorkSource:
     def _pixels(self, slot: RingSlot | None, parts: list[zmq.Frame]) -> memoryview | None:
         if slot is None:
             return parts[1].buffer
-        return self._rings.copy(slot) if self._rings else None
+        if self._rings is None:
+            why = "an ingest takes this worker for its neighbour: link.frames and link.workers differ from its config's"
+            raise RingUnseenError(why, folder_seen=False)
+        return self._rings.copy(slot)
+
+    def _unseen(self, error: RingUnseenError) -> None:
+        self.unseen += 1
+        if error.folder_seen:
+            return  # an ingest that stopped took its rings with it; one that lives tells of it, and nobody is misled
+        self.trouble = f"no shared memory with ingest: {error}"
+        if not self._told_unseen:
+            self._told_unseen = True
+            log.warning("cannot see the shared memory of ingest", error=str(error), mend=SHARE_MEMORY)
 
     def inferred(self, *works: Work) -> None:
         """These frames leave room for others; they stay ours until `done`."""

@@ -55,6 +55,7 @@ UNSURE_S = 2.0
 UNSURE_MOST = 1024
 
 _settled = decoder(Settled)
+_header = decoder(FrameHeader)
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ class CameraPort:
             if (cause := self._refusal()) is not None:
                 self.ledger.dropped(cause)
                 return False
-            slot = self._shared.put(pixels)
+            slot = self._shared.put(pixels) if self._link.shares_memory else None
             inline = pixels if slot is None else None
             message = encode(header if slot is None else msgspec.structs.replace(header, slot=slot))
             key = (header.session, header.seq)
@@ -127,6 +128,8 @@ class CameraPort:
     def settle(self, session: str, seq: int, outcome: Outcome) -> None:
         """One sent frame has ended."""
         with self._settled:
+            if outcome == "no_pixels" and self._took_back((session, seq)):
+                return
             sent = self._unsettled.pop((session, seq), None)
             if sent and sent.slot:
                 self._shared.free(sent.slot)
@@ -134,6 +137,18 @@ class CameraPort:
             self.ledger.settled(session, seq, outcome)
             if self._half_free:
                 self._settled.notify_all()
+
+    def _took_back(self, key: tuple[str, int]) -> bool:
+        """Workers do not see shared memory: nothing goes there any more, and a file's frame is sent with its pixels."""
+        self._link.stop_sharing()
+        sent = self._unsettled.get(key)
+        if sent is None or not self.lossless:
+            return False
+        if sent.slot is not None:
+            header = msgspec.structs.replace(decode(_header, sent.message), slot=None)
+            self._unsettled[key] = _Sent(encode(header), self._shared.take_back(sent.slot), None, time.monotonic())
+            self._unsent.add(key)
+        return True
 
     @property
     def _half_free(self) -> bool:
@@ -214,6 +229,7 @@ class FrameLink:
     ) -> None:
         """`rings`: folder of shared memory that workers see as well (wire.ring); None: pixels go with the message."""
         self.malformed = 0
+        self.shares_memory = rings is not None
         self._rings = rings
         self._endpoint = endpoint
         self._window = lossless_window
@@ -289,6 +305,17 @@ class FrameLink:
             except zmq.Again:
                 return False
             return True
+
+    @property
+    def trouble(self) -> str:
+        """What makes the link cost more than it must; empty when nothing does."""
+        return "" if self._rings is None or self.shares_memory else "workers do not see the shared memory of ingest"
+
+    def stop_sharing(self) -> None:
+        """Workers do not see our shared memory: from now on pixels go by socket."""
+        if self.shares_memory:
+            self.shares_memory = False
+            log.warning(f"{self.trouble}: pixels go by socket, which costs more CPU", folder=str(self._rings))
 
     def close(self, drain_s: float) -> None:
         """Wait up to drain_s for frames on their way, count the rest as stopped, release the sockets."""

@@ -65,6 +65,14 @@ def sweep(folder: Path) -> int:
     return swept
 
 
+class RingUnseenError(Exception):
+    """A ring cannot be opened: says which and why. `folder_seen`: perhaps only because its writer is gone."""
+
+    def __init__(self, why: str, *, folder_seen: bool) -> None:
+        super().__init__(why)
+        self.folder_seen = folder_seen
+
+
 class Ring:
     """One writer's slots of one size. Not thread-safe."""
 
@@ -101,6 +109,11 @@ class Ring:
         self._bytes[start : start + pixels.size] = pixels.reshape(-1)
         STAMP.pack_into(self._map, offset, self._count)
         return RingSlot(self.name, offset, pixels.size, self._count)
+
+    def read(self, slot: RingSlot) -> NDArray[np.uint8]:
+        """A copy of a frame that was put and is not settled."""
+        start = slot.offset + HEAD_BYTES
+        return self._bytes[start : start + slot.size].copy()
 
     def _back(self, offset: int) -> None:
         """Get memory for the slot at `offset`, the first that has none; raises OSError where too little is left."""
@@ -164,6 +177,12 @@ class SharedPixels:
         if old is not None and old.idle:
             self._rings.pop(old.name).close()
 
+    def take_back(self, slot: RingSlot) -> NDArray[np.uint8]:
+        """The pixels of a frame that is to travel with its message after all; its slot is free."""
+        pixels = self._rings[slot.ring].read(slot)
+        self.free(slot)
+        return pixels
+
     def free(self, slot: RingSlot) -> None:
         """The frame is settled."""
         ring = self._rings[slot.ring]
@@ -186,7 +205,10 @@ class RingReader:
         self._maps: OrderedDict[str, mmap.mmap] = OrderedDict()
 
     def copy(self, slot: RingSlot) -> memoryview | None:
-        """The pixels, or None when they are there no more (given to another frame, or the ring is gone)."""
+        """The pixels, or None when they are there no more (given to another frame).
+
+        Raises RingUnseenError where the ring cannot be opened: removed with its writer, or never seen by us.
+        """
         ring = self._open(slot.ring)
         if ring is None or not 0 <= slot.offset <= len(ring) - HEAD_BYTES - slot.size or slot.size < 0:
             return None
@@ -206,14 +228,13 @@ class RingReader:
         self._let_go_of_removed()
         try:
             fd = os.open(self._folder / name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except OSError:
-            return None
-        try:
-            ring = self._maps[name] = mmap.mmap(fd, 0, prot=mmap.PROT_READ)
-        except (OSError, ValueError):
-            return None
-        finally:
-            os.close(fd)
+            try:
+                ring = self._maps[name] = mmap.mmap(fd, 0, prot=mmap.PROT_READ)
+            finally:
+                os.close(fd)
+        except (OSError, ValueError) as error:
+            seen = isinstance(error, FileNotFoundError) and self._folder.is_dir()
+            raise RingUnseenError(str(error), folder_seen=seen) from error
         while len(self._maps) > RINGS_OPEN:
             self._maps.popitem(last=False)[1].close()
         return ring

@@ -83,6 +83,7 @@ class LoopbackLink:
     def __init__(self, spec: InputSpec | None = SPEC) -> None:
         self.spec = spec
         self.broker_alive = True
+        self.shares_memory = False
         self.settling = True
         self.ports: dict[str, CameraPort] = {}
         self.frames: dict[str, list[FrameHeader]] = defaultdict(list)

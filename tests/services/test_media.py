@@ -30,6 +30,7 @@ class Loopback:
 
     spec = InputSpec(416, 416, 32, True)
     broker_alive = True
+    shares_memory = False
 
     def __init__(self) -> None:
         self.frames: list[FrameHeader] = []

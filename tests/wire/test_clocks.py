@@ -69,14 +69,18 @@ def test_a_frame_of_another_hosts_ingest_is_as_old_as_it_has_waited_here(
     send(0)
     time.sleep(0.4)  # its age, which the test is about
     worker = start_worker()
-    wait_until(lambda: port.ledger.snapshot().dropped == {"stale": 1})
+    wait_until(lambda: port.ledger.snapshot().dropped.get("stale") == 1)
     begun_ns = time.monotonic_ns()
-    send(1)
-    work, _ = next_of(worker)
+    for seq in range(1, 20):  # not at once: a machine that is busy enough makes any frame stale
+        send(seq)
+        if (item := worker.next(1.0)) is not None:
+            break
+    assert item is not None
+    work, _ = item
     assert begun_ns <= work.frame.captured_ns <= work.dispatched_ns <= time.monotonic_ns()
     worker.done(work, outcome="detected")
     assert port.drain(10)
-    assert port.ledger.snapshot().detected == 1
+    assert port.ledger.snapshot().detected >= 1 and port.ledger.snapshot().balanced
 
 
 @pytest.mark.parametrize("offset_ns", OFFSETS_NS)

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 
 from wire import ring as rings
 from wire.messages import RingSlot
-from wire.ring import Ring, RingReader, SharedPixels, ring_folder, sweep
+from wire.ring import Ring, RingReader, RingUnseenError, SharedPixels, ring_folder, sweep
 
 HOLDER = """
 import sys, time
@@ -74,7 +74,6 @@ def test_a_full_ring_says_so_and_does_not_overwrite(tmp_path: Path) -> None:
     "slot",
     [
         RingSlot("../secret", 0, 10, 1),
-        RingSlot("nowhere.ring", 0, 10, 1),
         RingSlot("RING", 10**9, 10, 1),
         RingSlot("RING", -64, 10, 1),
         RingSlot("RING", 0, 10**9, 1),
@@ -87,6 +86,16 @@ def test_a_slot_that_cannot_be_is_refused(tmp_path: Path, slot: RingSlot) -> Non
     name = ring.name if slot.ring == "RING" else slot.ring
     assert RingReader(tmp_path).copy(RingSlot(name, slot.offset, slot.size, slot.stamp)) is None
     ring.close()
+
+
+@pytest.mark.parametrize("folder_seen", [True, False])
+def test_a_ring_that_cannot_be_opened_is_told_from_a_slot_that_holds_another_frame(
+    tmp_path: Path, folder_seen: bool
+) -> None:
+    folder = tmp_path if folder_seen else tmp_path / "elsewhere"
+    with pytest.raises(RingUnseenError, match=str(folder)) as told:
+        RingReader(folder).copy(RingSlot("nowhere.ring", 0, 10, 1))
+    assert told.value.folder_seen == folder_seen
 
 
 def test_rings_of_killed_processes_are_swept_and_those_of_living_ones_are_not(tmp_path: Path) -> None:
