@@ -44,8 +44,10 @@ log = structlog.get_logger()
 FRAMES_SUFFIX = b".frames"  # an ingest's second connection: frames only
 CONTROL_SUFFIX = b".control"  # a worker's second connection: beats and endings
 
-# A frame is at most a few MB (4096x4096 RGB is 48 MiB); anything larger is no frame.
+# A frame is at most a few MB (4096x4096 RGB is 48 MiB); anything larger goes by shared memory alone.
 MAX_MESSAGE_BYTES = 64 << 20
+# What of that encryption may take. A longer message ends the connection without a word, so ingest refuses to send it.
+MAX_PIXEL_BYTES = MAX_MESSAGE_BYTES - 1024
 SIGN_OF_LIFE_S = 0.2  # peers take two seconds of silence for death; ten signs fit into them
 INGEST_SILENCE_S = 5.0  # an ingest says hello twice a second
 FIRST_PATIENCE_S = 3.0  # until a worker's first beat says otherwise

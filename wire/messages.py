@@ -28,7 +28,7 @@ DropCause = Literal[
     "broker_lost",  # the broker, or the connection to it, died with it (live)
     "inference_error",  # the engine refused it
     "no_pixels",  # its worker does not see the shared memory they lie in (live; a file's frame is sent again with them)
-    "bad_frame",  # header and pixels disagree, or the message was malformed
+    "bad_frame",  # header and pixels disagree, the message was malformed, or the picture is larger than the link takes
     "unpublished",  # detected, but shed from a full outbox while Redis was away (file)
     "stopped",  # the process was told to stop before it was detected
 ]

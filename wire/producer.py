@@ -21,7 +21,7 @@ import structlog
 import zmq
 from numpy.typing import NDArray
 
-from wire.broker import FRAMES_SUFFIX
+from wire.broker import FRAMES_SUFFIX, MAX_PIXEL_BYTES
 from wire.curve import CurveKeys, protect_client
 from wire.heartbeat import beat_between_hosts
 from wire.ledger import CameraLedger
@@ -84,6 +84,7 @@ class CameraPort:
         self._unsent: set[tuple[str, int]] = set()  # of a file, not handed to a broker yet
         self._closing = False
         self._given_up = False
+        self._told_too_large = False
 
     @property
     def spec(self) -> InputSpec | None:
@@ -101,6 +102,9 @@ class CameraPort:
                 self.ledger.dropped(cause)
                 return False
             slot = self._shared.put(pixels) if self._link.shares_memory else None
+            if slot is None and self._is_too_large(header, pixels.nbytes):
+                self.ledger.dropped("bad_frame")
+                return False
             inline = pixels if slot is None else None
             message = encode(header if slot is None else msgspec.structs.replace(header, slot=slot))
             key = (header.session, header.seq)
@@ -125,30 +129,48 @@ class CameraPort:
             self._settled.wait_for(lambda: self._half_free or self._closing)
         return "stopped" if self._given_up else None
 
+    def _is_too_large(self, header: FrameHeader, pixel_bytes: int) -> bool:
+        """Whether the pixels cannot go by socket, which is said once."""
+        too_large = pixel_bytes > MAX_PIXEL_BYTES
+        if too_large and not self._told_too_large:
+            self._told_too_large = True
+            log.error(
+                f"frames of {header.width}x{header.height} are too large to be sent: dropped as bad_frame",
+                camera=self.name,
+                bytes=pixel_bytes,
+                most=MAX_PIXEL_BYTES,
+                mend="lower detector.image_shape, or give ingest and workers on one host shared memory (/dev/shm)",
+            )
+        return too_large
+
     def settle(self, session: str, seq: int, outcome: Outcome) -> None:
         """One sent frame has ended."""
         with self._settled:
-            if outcome == "no_pixels" and self._took_back((session, seq)):
+            ending = self._without_memory((session, seq)) if outcome == "no_pixels" else outcome
+            if ending is None:
                 return
             sent = self._unsettled.pop((session, seq), None)
             if sent and sent.slot:
                 self._shared.free(sent.slot)
             self._unsent.discard((session, seq))
-            self.ledger.settled(session, seq, outcome)
+            self.ledger.settled(session, seq, ending)
             if self._half_free:
                 self._settled.notify_all()
 
-    def _took_back(self, key: tuple[str, int]) -> bool:
-        """Workers do not see shared memory: nothing goes there any more, and a file's frame is sent with its pixels."""
+    def _without_memory(self, key: tuple[str, int]) -> Outcome | None:
+        """How a frame ends whose shared memory its worker does not see; None: not yet, it is sent with its pixels."""
         self._link.stop_sharing()
         sent = self._unsettled.get(key)
         if sent is None or not self.lossless:
-            return False
-        if sent.slot is not None:
-            header = msgspec.structs.replace(decode(_header, sent.message), slot=None)
-            self._unsettled[key] = _Sent(encode(header), self._shared.take_back(sent.slot), None, time.monotonic())
-            self._unsent.add(key)
-        return True
+            return "no_pixels"
+        if sent.slot is None:
+            return None  # told again: its pixels are on their way
+        header = msgspec.structs.replace(decode(_header, sent.message), slot=None)
+        if self._is_too_large(header, sent.slot.size):
+            return "bad_frame"
+        self._unsettled[key] = _Sent(encode(header), self._shared.take_back(sent.slot), None, time.monotonic())
+        self._unsent.add(key)
+        return None
 
     @property
     def _half_free(self) -> bool:

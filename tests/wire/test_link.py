@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import structlog
 import zmq
 
 from wire.broker import Broker
@@ -207,6 +208,28 @@ def test_pixels_that_do_not_fit_their_header_are_a_bad_frame(endpoints, link) ->
         assert port.send(header, pixels[:-1])
         assert port.drain(5)
         assert port.ledger.snapshot().dropped == {"bad_frame": 1}
+
+
+@pytest.mark.parametrize("lossless", [True, False])
+def test_a_picture_larger_than_the_link_takes_is_refused_and_said_once(endpoints, lossless: bool) -> None:
+    link = FrameLink(endpoints[0], lossless_window=2)
+    link.start()
+    with running_broker(*endpoints), structlog.testing.capture_logs() as logs:
+        wait_until(lambda: link.broker_alive)
+        port = link.camera("wide", lossless)
+        pixels = np.zeros((8192 * 3 // 2, 8192), np.uint8)
+        for seq in range(3):
+            header = FrameHeader(
+                port.name, port.session, seq, lossless, 0, 0, "i420", 8192, 8192, 8192, 8192, 1.0, 0, 0
+            )
+            port.ledger.captured()
+            assert not port.send(header, pixels)
+        assert port.drain(0), "nothing is left to wait for"
+        assert port.ledger.snapshot().dropped == {"bad_frame": 3} and port.ledger.snapshot().balanced
+    assert [(line["log_level"], "8192x8192" in line["event"]) for line in logs if "too large" in line["event"]] == [
+        ("error", True)
+    ]
+    link.close(0)
 
 
 def test_frames_of_one_shape_come_together_and_one_that_workers_died_of_comes_alone(endpoints, link, rings) -> None:

@@ -1,4 +1,4 @@
-"""Workers that do not see ingest's shared memory: it is said, pixels go by socket from then on, no file loses a frame."""
+"""Workers that do not see ingest's shared memory: it is said, pixels then go by socket, and no file loses a frame."""
 
 from __future__ import annotations
 
@@ -118,3 +118,13 @@ def test_a_live_camera_loses_what_was_on_its_way_and_goes_on(
     assert sorted(told) == [*by_worker, f"{running.link.trouble}: pixels go by socket, which costs more CPU"]
     assert len(running.troubles) == 1 + len(by_worker), "trouble is over once pixels come"
     assert running.worker.trouble == ""
+
+
+@pytest.mark.parametrize("sight", [None])
+def test_a_files_frame_that_is_too_large_for_a_socket_ends(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wire.producer.MAX_PIXEL_BYTES", 1000)
+    port = running.link.camera("file", lossless=True)
+    for seq in range(20):
+        capture(port, seq)
+    assert port.drain(20)
+    assert port.ledger.snapshot().dropped == {"bad_frame": 20}
