@@ -25,10 +25,13 @@ class Topology:
 
     @property
     def usable(self) -> int:
-        """Cores that can be busy all the time: at least one, never more than the quota pays for."""
-        if self.quota_cores is None:
-            return len(self.cores)
-        return max(1, min(len(self.cores), int(self.quota_cores)))
+        """Cores to place workers on: those that can be busy all the time, and one where the quota pays for less."""
+        return max(1, int(self.capacity))
+
+    @property
+    def capacity(self) -> float:
+        """Cores' worth of time there is: all cores, or what the quota pays for, which may be less than one."""
+        return len(self.cores) if self.quota_cores is None else min(len(self.cores), self.quota_cores)
 
 
 def topology(root: Path = Path("/")) -> Topology:

@@ -56,7 +56,7 @@ class Plan:
     batch: int
     cores: dict[str, float]
     used: float
-    usable: int
+    usable: float  # cores' worth of time: with a CPU quota any number, also below one
     limited_by: str
     lines: list[str] = field(repr=False)
 
@@ -113,7 +113,7 @@ def batched_share(inference_share: float, batch: int) -> float:
 
 
 def make_plan(
-    wish: Wish, point: Point, decode: DecodeCost, costs: FrameCosts, usable: int, *, batched: Point | None = None
+    wish: Wish, point: Point, decode: DecodeCost, costs: FrameCosts, usable: float, *, batched: Point | None = None
 ) -> Plan:
     """Add up what one camera costs, and divide the machine by it.
 
@@ -175,11 +175,11 @@ def camera_thread(wish: Wish, decode: DecodeCost) -> float:
     return awake.receive + awake.decode + awake.letterbox
 
 
-def worker_count(each: dict[str, float], cameras: int, cores_per_worker: int, usable: int) -> int:
+def worker_count(each: dict[str, float], cameras: int, cores_per_worker: int, usable: float) -> int:
     """Workers to start: as many as needed where all else then has cores of its own, else as many as fit."""
     inference = cameras * (each["engine"] + each["worker"])
     others = cameras * sum(share for part, share in each.items() if part not in ("engine", "worker"))
-    most = max(1, usable // cores_per_worker)
+    most = max(1, int(usable) // cores_per_worker)
     needed = max(1, math.ceil(inference / BUSY_LIMIT / cores_per_worker))
     apart = needed * cores_per_worker + math.ceil(others / BUSY_LIMIT) <= usable
     return needed if apart else most
@@ -202,7 +202,7 @@ def _lines(
     costs: FrameCosts,
     each: dict[str, float],
     seen: float,
-    usable: int,
+    usable: float,
     held: float,
     thread: float,
 ) -> list[str]:
@@ -241,5 +241,5 @@ def _lines(
         ]
     return [
         *lines,
-        f"cameras     {BUSY_LIMIT:g} x {usable} cores / {total:.4f} = {BUSY_LIMIT * usable / total:.1f}{several}",
+        f"cameras     {BUSY_LIMIT:g} x {usable:g} cores / {total:.4f} = {BUSY_LIMIT * usable / total:.1f}{several}",
     ]

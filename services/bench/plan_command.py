@@ -79,7 +79,7 @@ def plan(job: Job, *, as_json: bool) -> int:
     costs = known_costs()
 
     def planned(wish: Wish) -> Plan:
-        return make_plan(wish, chosen, decode, costs, machine.usable, batched=batched)
+        return make_plan(wish, chosen, decode, costs, machine.capacity, batched=batched)
 
     made = planned(job.wish)
     held = {profile: planned(replace(job.wish, profile=profile)).cameras_held for profile in PROFILES}
@@ -183,6 +183,9 @@ def _print(document: dict[str, Any], made: Plan) -> None:
         f"(profile {profile}); it would hold {made.cameras_held}."
     )
     by_profile = ", ".join(f"{name} {count}" for name, count in document["cameras_held_by_profile"].items())
+    quota = document["machine"]["quota_cores"]
+    if quota is not None:
+        console.print(f"The CPU quota pays for {quota:g} cores; {made.usable:g} are planned with.")
     console.print(f"Cameras held by profile: {by_profile} (adaptive busy {document['busy_share']:.3g} of the time)")
     console.print(
         f"Set detector.workers: {made.workers}, detector.cores_per_worker: {made.cores_per_worker}; batch {made.batch}"
@@ -204,7 +207,7 @@ def _print(document: dict[str, Any], made: Plan) -> None:
     for part in [*made.cores, "all", "of"]:
         table.add_column(part, justify="right")
     shares = [f"{share:.3f}" for share in made.cores.values()]
-    table.add_row(*shares, f"{made.used:.3f}", f"{made.usable} ({100 * made.utilisation:.0f} %)")
+    table.add_row(*shares, f"{made.used:.3f}", f"{made.usable:g} ({100 * made.utilisation:.0f} %)")
     console.print(table)
     console.print(
         f"At most {100 * BUSY_LIMIT:.0f} % of the cores are planned for. Load average while measuring: "

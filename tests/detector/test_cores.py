@@ -91,6 +91,12 @@ def test_the_tightest_quota_counts(tmp_path: Path, files: dict[str, str], quota:
     assert quota_cores(write(tmp_path, files)) == quota
 
 
+def test_a_quota_below_one_core_is_no_whole_core_though_one_worker_runs() -> None:
+    cores = tuple(Core(number, (number,)) for number in range(4))
+    found = {quota: (Topology(cores, quota).usable, Topology(cores, quota).capacity) for quota in (None, 0.1, 2.5, 9.0)}
+    assert found == {None: (4, 4), 0.1: (1, 0.1), 2.5: (2, 2.5), 9.0: (4, 4)}
+
+
 def test_workers_fit_cores_and_quota() -> None:
     cores = tuple(Core(number, (number,)) for number in range(8))
     assert worker_count("auto", 1, Topology(cores, None)) == 8

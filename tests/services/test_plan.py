@@ -86,6 +86,16 @@ def test_workers_fit_the_machine_and_hold_the_frames_where_cores_are_to_spare(
         assert inference <= BUSY_LIMIT * plan.workers * plan.cores_per_worker + 1e-3
 
 
+@pytest.mark.parametrize("quota", [0.5, 0.1, 1.5])
+def test_a_quota_of_a_part_of_a_core_holds_that_part_of_the_cameras(quota: float) -> None:
+    whole, part = (make_plan(WISH, POINT, DECODE, BUILT_IN, usable) for usable in (20, 20 * quota))
+    assert part.cameras_held == pytest.approx(quota * whole.cameras_held, abs=1)
+    small = make_plan(replace(WISH, cameras=1), POINT, DECODE, BUILT_IN, quota)
+    assert small.workers == 1 and small.utilisation == small.used / quota
+    assert small.holds is (small.used <= BUSY_LIMIT * quota)
+    assert f"{BUSY_LIMIT:g} x {quota:g} cores" in small.lines[-1]
+
+
 @given(loads(), st.floats(0, 1))
 def test_adaptive_lies_between_asleep_and_awake_by_its_busy_share(
     load: tuple[Wish, Point, DecodeCost, int], share: float
