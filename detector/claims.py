@@ -21,6 +21,7 @@ import structlog
 
 from detector.cores import Core, Topology, topology
 from detector.errors import DetectorError
+from detector.layout import core_groups
 
 log = structlog.get_logger()
 
@@ -63,23 +64,31 @@ class CoreClaim:
         self.release()
 
 
-def claim_cores(folder: Path, count: int, *, wait_s: float = 0.0, machine: Topology | None = None) -> CoreClaim:
+def claim_cores(
+    folder: Path, count: int, *, wait_s: float = 0.0, machine: Topology | None = None, root: Path = Path("/")
+) -> CoreClaim:
     """Claim `count` physical cores nobody else has; where there are too few after `wait_s`, share the least shared.
 
-    `folder` is made where it is missing; workers that are to see each other's claims need the same one. Raises
-    ClaimError.
+    They are of one group (cache and NUMA node, read below `root`) where one is large enough and, after `wait_s`, has as
+    many free. `folder` is made where it is missing; workers that are to see each other's claims need the same one.
+    Raises ClaimError.
     """
-    cores = (machine or topology()).cores
+    machine = machine or topology()
+    groups = core_groups(machine, root)
+    cores = [core for group in groups for core in group]
     if not 1 <= count <= len(cores):
         raise ClaimError(f"{count} cores were asked for; this process may use {len(cores)} (detector.cores_per_worker)")
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         deadline = time.monotonic() + wait_s
         while True:
-            claim = _claim_layer(folder, cores, count, 0)
+            claim = _claim_in_one(folder, groups, count)
+            patient = time.monotonic() < deadline
+            if not claim and not (patient and any(len(group) >= count for group in groups)):
+                claim = _claim_layer(folder, cores, count, 0)
             if len(claim) == count:
                 return _done(claim, shared=False)
-            if time.monotonic() >= deadline:
+            if not patient:
                 break
             _drop(claim)
             time.sleep(_POLL_S)
@@ -96,6 +105,16 @@ def claim_cores(folder: Path, count: int, *, wait_s: float = 0.0, machine: Topol
 
 
 Claimed = list[tuple[Core, int]]
+
+
+def _claim_in_one(folder: Path, groups: Sequence[Sequence[Core]], count: int) -> Claimed:
+    """`count` cores of one group that nobody holds; none where no group has as many."""
+    for group in groups:
+        claimed = _claim_layer(folder, group, count, 0) if len(group) >= count else []
+        if len(claimed) == count:
+            return claimed
+        _drop(claimed)
+    return []
 
 
 def _claim_layer(folder: Path, cores: Sequence[Core], count: int, layer: int) -> Claimed:

@@ -21,6 +21,17 @@ def core_groups(machine: Topology, root: Path = Path("/")) -> list[tuple[Core, .
     return sorted((tuple(group) for group in groups.values()), key=len, reverse=True)
 
 
+def placement_order(machine: Topology, size: int, root: Path = Path("/")) -> list[Core]:
+    """The cores as workers of `size` take them one after the other: as many as fit into each group, then the rest."""
+    whole: list[Core] = []
+    rest: list[Core] = []
+    for group in core_groups(machine, root):
+        fitting = len(group) // size * size
+        whole += group[:fitting]
+        rest += group[fitting:]
+    return whole + rest
+
+
 def worker_sizes(machine: Topology, root: Path = Path("/")) -> list[int]:
     """Cores a worker may have: powers of two up to the largest group, and that group whole, as far as usable."""
     largest = min(len(core_groups(machine, root)[0]), machine.usable)

@@ -25,6 +25,7 @@ from msgspec import Struct
 
 from detector.cores import Topology
 from detector.engines import engine_class
+from detector.layout import placement_order
 from detector.model import Model, parse_model
 from services.bench.errors import BenchError
 from services.bench.machine import busy_seconds
@@ -65,9 +66,9 @@ class BareResult:
     others_cores: float  # what other programs took meanwhile, in cores
 
 
-def placements(machine: Topology, workers: int, num_cores: int) -> list[list[int]]:
-    """The CPUs of each worker: whole cores in order, as claims give them out; shared where they run out."""
-    cores = machine.cores
+def placements(machine: Topology, workers: int, num_cores: int, root: Path = Path("/")) -> list[list[int]]:
+    """The CPUs of each worker: whole cores, of one group, as claims give them out; shared where they run out."""
+    cores = placement_order(machine, num_cores, root)
     return [
         [cpu for step in range(num_cores) for cpu in cores[(worker * num_cores + step) % len(cores)].cpus]
         for worker in range(workers)

@@ -17,7 +17,7 @@ from rich.table import Table
 from detector.choose import Trials, choose
 from detector.cores import Topology, topology
 from detector.engines import candidates
-from detector.layout import worker_sizes
+from detector.layout import placement_order, worker_sizes
 from detector.model import Model, read_model
 from detector.settings import DetectorSettings
 from ingest.letterbox import target_shape
@@ -146,7 +146,7 @@ def _say_trial(settings: DetectorSettings, model: Model) -> Callable[[str, str],
 
 
 def _first_cores(machine: Topology, count: int) -> Topology:
-    cores = machine.cores[:count]
+    cores = tuple(placement_order(machine, count)[:count])
     os.sched_setaffinity(0, {cpu for core in cores for cpu in core.cpus})
     return replace(machine, cores=cores)
 

@@ -7,6 +7,7 @@ import select
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -74,6 +75,41 @@ def test_workers_have_disjoint_cores_and_a_killed_ones_are_free_again(
     with claim_cores(tmp_path, 5, machine=EIGHT) as ours:
         assert {core.number for core in ours.cores} == set(range(8)) - second_cores
         assert not ours.shared
+
+
+@pytest.fixture
+def alternating(tmp_path: Path) -> Path:
+    """The system folders of a host that numbers the cores of its two sockets by turns."""
+    for node in (0, 1):
+        folder = tmp_path / f"root/sys/devices/system/node/node{node}"
+        folder.mkdir(parents=True)
+        (folder / "cpulist").write_text(",".join(str(cpu) for cpu in range(node, 16, 2)))
+    return tmp_path / "root"
+
+
+def test_a_worker_has_its_cores_on_one_socket_while_one_has_enough(tmp_path: Path, alternating: Path) -> None:
+    claims = [claim_cores(tmp_path, 3, machine=EIGHT, root=alternating) for _ in range(2)]
+    assert [[core.number for core in claim.cores] for claim in claims] == [[0, 2, 4], [1, 3, 5]]
+    with claim_cores(tmp_path, 2, machine=EIGHT, root=alternating) as rest:
+        assert [core.number for core in rest.cores] == [6, 7] and not rest.shared, "two sockets rather than shared"
+    claims[1].release()
+    with claim_cores(tmp_path, 2, machine=EIGHT, root=alternating) as again:
+        assert [core.number for core in again.cores] == [1, 3]
+    claims[0].release()
+    with claim_cores(tmp_path, 6, wait_s=30, machine=EIGHT, root=alternating) as large:
+        assert [core.number for core in large.cores] == [0, 2, 4, 6, 1, 3], (
+            "no socket is that large: nothing to wait for"
+        )
+
+
+def test_a_claim_waits_for_a_socket_about_to_be_free_before_it_takes_two(tmp_path: Path, alternating: Path) -> None:
+    first, second = (claim_cores(tmp_path, 3, machine=EIGHT, root=alternating) for _ in range(2))
+    timer = threading.Timer(0.3, first.release)
+    timer.start()
+    with claim_cores(tmp_path, 2, wait_s=30, machine=EIGHT, root=alternating) as patient:
+        assert [core.number for core in patient.cores] == [0, 2]
+    timer.join()
+    second.release()
 
 
 def test_when_cores_run_out_they_are_shared_evenly_and_it_is_said(tmp_path: Path) -> None:

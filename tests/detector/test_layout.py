@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detector.cores import Core, Topology
-from detector.layout import core_groups, worker_sizes
+from detector.layout import core_groups, placement_order, worker_sizes
 
 
 def machine(cores: int, quota: float | None = None) -> Topology:
@@ -37,6 +37,15 @@ def test_two_numa_nodes_are_two_groups_even_where_caches_are_not_told(tmp_path: 
         folder.mkdir(parents=True)
         (folder / "cpulist").write_text(cpus)
     assert [len(group) for group in core_groups(machine(4), tmp_path)] == [2, 2]
+
+
+def test_workers_are_placed_in_whole_groups_before_what_is_left_of_them(tmp_path: Path) -> None:
+    for cpu in range(10):
+        l3(tmp_path, cpu, "0,2,4,6,8" if cpu % 2 == 0 else "1,3,5,7,9")
+    order = {size: [core.number for core in placement_order(machine(10), size, tmp_path)] for size in (1, 2, 6)}
+    assert order[1] == [0, 2, 4, 6, 8, 1, 3, 5, 7, 9]
+    assert order[2] == [0, 2, 4, 6, 1, 3, 5, 7, 8, 9]
+    assert sorted(order[6]) == list(range(10))
 
 
 def test_without_any_word_from_the_system_all_cores_are_one_group(tmp_path: Path) -> None:

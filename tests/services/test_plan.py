@@ -16,12 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.idle_clips import ENCODINGS, encode
+from detector.cores import Core, Topology
 from ingest.frames import Picture
 from ingest.reader import open_reader
 from ingest.settings import CameraSettings
 from ingest.sim.scene_url import parse as parse_scene
 from ingest.wakefulness import Wakefulness
-from services.bench.bare import BareResult
+from services.bench.bare import BareResult, placements
 from services.bench.costs import BUILT_IN, costs_of
 from services.bench.decode_cost import (
     Camera,
@@ -245,6 +246,16 @@ def test_a_worker_costs_something_although_batches_are_cheaper_than_the_bare_eng
 def test_nonsense_is_refused_in_words(changes: dict[str, object], cores: int | None, words: str) -> None:
     with pytest.raises(PlanError, match=words):
         check(replace(WISH, **changes), cores, usable=2)  # type: ignore[arg-type]  # any field
+
+
+def test_workers_are_measured_on_one_socket_each_as_they_claim_their_cores(tmp_path: Path) -> None:
+    for node, cpus in ((0, "0,2,4"), (1, "1,3,5")):  # numbered by turns
+        folder = tmp_path / f"sys/devices/system/node/node{node}"
+        folder.mkdir(parents=True)
+        (folder / "cpulist").write_text(cpus)
+    six = Topology(tuple(Core(number, (number,)) for number in range(6)), None)
+    assert placements(six, 3, 2, tmp_path) == [[0, 2], [1, 3], [4, 5]]
+    assert placements(six, 2, 3, tmp_path) == [[0, 2, 4], [1, 3, 5]]
 
 
 def test_decoding_is_measured_and_a_keyframe_costs_more_than_a_frame(tmp_path: Path) -> None:
