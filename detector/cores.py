@@ -64,11 +64,14 @@ def _siblings(root: Path, cpu: int) -> tuple[int, ...]:
 
 
 def parse_cpu_list(text: str) -> tuple[int, ...]:
-    """CPUs of the kernel's list format, `0-3,8`; raises ValueError."""
+    """CPUs of the kernel's list format, `0-3,8`; raises ValueError, also for a range that holds none (`1-0`)."""
     cpus: list[int] = []
     for part in text.strip().split(","):
         first, _, last = part.partition("-")
-        cpus.extend(range(int(first), int(last or first) + 1))
+        found = range(int(first), int(last or first) + 1)
+        if not found:
+            raise ValueError(f"{part}: a range of CPUs that ends before it begins")
+        cpus.extend(found)
     return tuple(cpus)
 
 

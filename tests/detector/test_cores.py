@@ -52,6 +52,12 @@ def test_cpu_lists_are_read_as_written(cpus: set[int]) -> None:
     assert parse_cpu_list(",".join(parts) + "\n") == tuple(sorted(cpus))
 
 
+@pytest.mark.parametrize("text", ["1-0", "0,3-2", "", "-1", "a"])
+def test_a_list_without_cpus_is_refused(text: str) -> None:
+    with pytest.raises(ValueError):
+        parse_cpu_list(text)
+
+
 @pytest.mark.parametrize(
     ("files", "quota"),
     [

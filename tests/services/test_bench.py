@@ -163,6 +163,7 @@ def test_live_cameras_keep_their_rate_and_show_age_and_fairness(
         (["engine", "MODEL", "--engine", "warp-drive"], "unknown engine 'warp-drive'"),
         (["pipeline", "--model", "MODEL", "--cores", "4095"], "CPU 4095 is not there"),
         (["pipeline", "--model", "MODEL", "--cores", "fast ones"], "expected CPUs such as 0,1"),
+        (["pipeline", "--model", "MODEL", "--cores", "1-0"], "--cores '1-0': expected CPUs such as 0,1"),
         (["engine", "nowhere.onnx"], "nowhere.onnx: cannot read the model"),
     ],
 )
