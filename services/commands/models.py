@@ -101,9 +101,15 @@ def _write(target: Path, onnx: bytes) -> None:
     """Whole or not at all, also where source and target are one file."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".prepared-", delete=False) as file:
-        file.write(onnx)
-    Path(file.name).chmod(0o644)
-    Path(file.name).rename(target)
+        path = Path(file.name)
+        try:
+            file.write(onnx)
+            file.flush()
+            path.chmod(0o644)
+            path.rename(target)
+        except OSError as error:  # a full disk, or a folder of that name
+            path.unlink(missing_ok=True)
+            raise OSError(error.errno, f"cannot be written: {error.strerror}", str(target)) from error
 
 
 def _show(console: Console, report: Report, target: Path) -> None:

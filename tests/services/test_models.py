@@ -37,6 +37,17 @@ def test_the_table_names_every_step_and_engine(
         assert word in shown
 
 
+def test_a_target_that_cannot_be_written_is_named_and_leaves_nothing_beside_it(
+    graphs: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, target = graphs.cells(tmp_path / "in.onnx", size=(96, 96)), tmp_path / "out" / "folder"
+    target.mkdir(parents=True)
+    assert prepare(source, target, engine="onnxruntime", batch=1, image_shape=None, as_json=False) == 1
+    told = capsys.readouterr().err.replace("\n", " ")
+    assert "Is a directory" in told and str(target) in told
+    assert list(target.parent.iterdir()) == [target]
+
+
 def test_a_refusal_is_said_and_nothing_is_written(
     graphs: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
