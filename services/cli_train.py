@@ -35,6 +35,7 @@ def register(app: typer.Typer, in_words: InWords) -> None:
 
     @app.command("train")
     def train(
+        context: typer.Context,
         *,
         data: Annotated[Path | None, typer.Option("--data", help="data.yaml of the data set (YOLO's format).")] = None,
         cfg: Annotated[
@@ -56,7 +57,7 @@ def register(app: typer.Typer, in_words: InWords) -> None:
         ] = "",
         hyp: Annotated[Optional[Path], typer.Option("--hyp", help="YAML of hyperparameters over the defaults.")] = None,  # noqa: UP045
         img: Annotated[int, typer.Option("--img", "--imgsz", help="Side of the training pictures (pixels).")] = 640,
-        batch_size: Annotated[int | None, typer.Option("--batch-size", help="Pictures a batch. Default: 16.")] = None,
+        batch_size: Annotated[int, typer.Option("--batch-size", help="Pictures a batch.")] = 16,
         epochs: Annotated[int, typer.Option("--epochs", help="Times through the data; a recipe's count wins.")] = 100,
         optimizer: Annotated[Optimizer, typer.Option("--optimizer", help="Rule of the steps.")] = Optimizer.SGD,
         linear_lr: Annotated[bool, typer.Option("--linear-lr", help="A straight line instead of a cosine.")] = False,
@@ -86,17 +87,28 @@ def register(app: typer.Typer, in_words: InWords) -> None:
     ) -> None:
         """Train a YOLOv5, dense or by a sparsification recipe; weights and results lie in PROJECT/NAME.
 
-        Ctrl-C or SIGTERM stops it; `--resume` goes on after the last finished epoch, to the same numbers. Several GPUs:
+        Ctrl-C or SIGTERM stops it; `--resume` goes on after the last finished epoch, to the same numbers. Beside it go
+        the options of where it runs: `--data` (the same data, moved), `--batch-size`, `--auto-batch`, `--device`,
+        `--workers`, `--cache`, `--logger`. Several GPUs:
         `torchrun --nproc-per-node N -m services.cli train ...`.
         """
         asked: dict[str, Any] = {
-            "data": data, "cfg": cfg, "weights": weights, "teacher": teacher, "recipe": recipe, "hyp": hyp, "img": img,
-            "epochs": epochs, "optimizer": optimizer.value, "linear_lr": linear_lr, "project": project, "name": name,
+            "data": data, "cfg": cfg, "weights": weights, "teacher": teacher, "recipe": recipe,
+            "recipe_args": recipe_args, "hyp": hyp, "img": img, "batch_size": batch_size, "epochs": epochs,
+            "optimizer": optimizer.value, "linear_lr": linear_lr, "project": project, "name": name,
             "exist_ok": exist_ok, "device": device, "precision": precision.value, "workers": workers, "cache": cache,
             "seed": seed, "patience": patience, "val_every": val_every, "auto_batch": auto_batch, "freeze": freeze,
             "log": tuple(word.strip() for word in logger.split(",") if word.strip()),
         }  # fmt: skip
+        given = [name for name in asked if _given(context, "logger" if name == "log" else name)]
         with in_words():
             from services.commands import train as command
 
-            raise typer.Exit(command.train(asked, recipe_args=recipe_args, batch_size=batch_size, resume=resume))
+            raise typer.Exit(command.train(asked, given=given, resume=resume))
+
+
+def _given(context: typer.Context, name: str) -> bool:
+    """Whether a person has given this option, and not its default."""
+    source = context.get_parameter_source(name)
+    # By its name: some versions of Typer bring a Click of their own.
+    return source is not None and source.name == "COMMANDLINE"

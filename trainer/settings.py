@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from trainer.errors import TrainerError
 from trainer.layers import Activation
 from trainer.model import SIZES, STRIDES
 from trainer.optimizer import OptimizerName
@@ -76,6 +79,25 @@ class TrainSettings(BaseModel):
         if value:
             parse_cfg(value)
         return value
+
+
+# What a run that goes on may be told anew: where it runs and its data lie. The rest would make another training of it.
+CHANGEABLE = ("data", "batch_size", "auto_batch", "device", "workers", "cache", "log")
+
+
+def parse_settings(values: Mapping[str, Any]) -> TrainSettings:
+    """The settings of these words; raises TrainerError naming every option that is wrong."""
+    try:
+        return TrainSettings.model_validate(dict(values))
+    except ValidationError as error:
+        faults = [f"{option(*(str(part) for part in it['loc']))}: {it['msg']}" for it in error.errors()]
+        raise TrainerError("; ".join(faults)) from error
+
+
+def option(*words: str) -> str:
+    """A setting as one gives it on the command line."""
+    name = "-".join(words).replace("_", "-")
+    return "--logger" if name == "log" else f"--{name}"
 
 
 def parse_cfg(text: str) -> tuple[str, Activation]:

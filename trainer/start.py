@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,7 +36,7 @@ from trainer.outputs import Outputs
 from trainer.registry import sha256
 from trainer.run import Run
 from trainer.saved import Progress, Saved, read_saved
-from trainer.settings import TrainSettings
+from trainer.settings import TrainSettings, parse_settings
 from trainer.train import Job
 
 if TYPE_CHECKING:
@@ -70,8 +70,12 @@ def prepare_new(settings: TrainSettings, say: Say) -> Job:
     return _prepare(_Begun(settings, hyp, recipe, folder, None), place, config, say)
 
 
-def prepare_resumed(path: Path, say: Say, *, batch_size: int | None = None) -> Job:
-    """Go on with the run in a folder, where its last epoch ended; raises TrainerError."""
+def prepare_resumed(path: Path, say: Say, changed: Mapping[str, Any] | None = None) -> Job:
+    """Go on with the run in a folder, where its last epoch ended, with `changed` settings of those that are CHANGEABLE.
+
+    Raises TrainerError.
+    """
+    changed = changed or {}
     folder = find_folder(path)
     saved = read_saved(folder.last)
     try:
@@ -80,8 +84,9 @@ def prepare_resumed(path: Path, say: Say, *, batch_size: int | None = None) -> J
         hyp = Hyp.model_validate({"distill_maps": 0, **saved.facts["hyp"]})
     except (KeyError, ValidationError) as error:
         raise CheckpointError(f"{folder.last}: its settings cannot be read: {error}") from error
-    if batch_size is not None:
-        saved.progress.batch_size = batch_size
+    settings = parse_settings({**settings.model_dump(), **changed})
+    if "batch_size" in changed:
+        saved.progress.batch_size = settings.batch_size
     place = find_place(settings.device, settings.precision)
     say(f"going on with {folder.path} after epoch {saved.progress.epoch - 1}")
     return _prepare(

@@ -183,7 +183,11 @@ def _memory_words(run: Run) -> str:
         if (run.sparsifier is not None and run.sparsifier.quantised(epoch))
         else ""
     )
-    return (
-        f"out of memory in epoch {epoch} with batches of {batch}{since}. Go on with "
-        f"`sparsecam train --resume RUN --batch-size {max(batch // 2, 1)}`, or give --auto-batch"
+    smaller = f"--batch-size {max(batch // 2, 1)}"
+    # Before its first epoch has ended there is nothing to go on with.
+    mend = (
+        f"Go on with `sparsecam train --resume RUN {smaller}`, or with --auto-batch beside it"
+        if epoch
+        else f"Begin again with {smaller}"
     )
+    return f"out of memory in epoch {epoch} with batches of {batch}{since}. {mend}"

@@ -7,13 +7,12 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
@@ -24,7 +23,7 @@ try:
     import torch
 
     from trainer.errors import OutOfMemory, TrainerError
-    from trainer.settings import TrainSettings
+    from trainer.settings import CHANGEABLE, option, parse_settings
     from trainer.start import prepare_new, prepare_resumed
     from trainer.train import Job, Outcome
     from trainer.train import train as run_training
@@ -101,11 +100,11 @@ class Shown:
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-def train(asked: dict[str, Any], *, recipe_args: str, batch_size: int | None, resume: Path | None) -> int:
-    """Train as asked, or go on with the run `resume`; the exit code."""
+def train(asked: dict[str, Any], *, given: Collection[str], resume: Path | None) -> int:
+    """Train as asked, or go on with the run `resume`; `given`: those of `asked` that a person has. The exit code."""
     with Shown() as shown, _stoppable(shown.stop):
         try:
-            job = _prepare(asked, recipe_args, batch_size, resume, shown)
+            job = _prepare(asked, given, resume, shown)
             outcome = _train(job, shown)
         except _Stopped:
             shown.say(_STOPPED)
@@ -124,27 +123,24 @@ def train(asked: dict[str, Any], *, recipe_args: str, batch_size: int | None, re
     return 0
 
 
-def _prepare(asked: dict[str, Any], recipe_args: str, batch_size: int | None, resume: Path | None, shown: Shown) -> Job:
+def _prepare(asked: dict[str, Any], given: Collection[str], resume: Path | None, shown: Shown) -> Job:
     if resume is not None:
-        return prepare_resumed(resume, shown.say, batch_size=batch_size)
+        if others := [name for name in given if name not in CHANGEABLE]:
+            raise TrainerError(
+                f"{', '.join(map(option, others))}: no effect beside --resume, which goes on as {resume} began; "
+                f"leave it out, or begin anew with --weights. Beside --resume go {', '.join(map(option, CHANGEABLE))}"
+            )
+        return prepare_resumed(resume, shown.say, {name: asked[name] for name in given})
     if asked["data"] is None:
         raise TrainerError("--data is missing; expected the data.yaml of a data set, such as --data pistols/data.yaml")
     try:
-        values = json.loads(recipe_args) if recipe_args else {}
+        recipe_args = json.loads(asked["recipe_args"] or "{}")
     except ValueError as error:
         raise TrainerError(f'--recipe-args is no JSON: {error}; expected such as {{"num_epochs": 20}}') from error
-    batch = {} if batch_size is None else {"batch_size": batch_size}
     for key in ("weights", "teacher"):
         if asked[key] is not None:
             asked = {**asked, key: model_file(asked[key])}
-    try:
-        settings = TrainSettings.model_validate({**asked, **batch, "recipe_args": values})
-    except ValidationError as error:
-        faults = [
-            f"--{'-'.join(str(part) for part in it['loc']).replace('_', '-')}: {it['msg']}" for it in error.errors()
-        ]
-        raise TrainerError("; ".join(faults)) from error
-    return prepare_new(settings, shown.say)
+    return prepare_new(parse_settings({**asked, "recipe_args": recipe_args}), shown.say)
 
 
 def _train(job: Job, shown: Shown) -> Outcome:
@@ -158,9 +154,11 @@ def _train(job: Job, shown: Shown) -> Outcome:
             if not job.settings.auto_batch or batch < _SMALLEST_BATCH or not job.folder.last.is_file():
                 raise
         folder = job.folder.path
+        # Until an epoch has ended, the run's own file knows nothing of what was changed.
+        changed = {name: getattr(job.settings, name) for name in CHANGEABLE} | {"batch_size": batch}
         del job  # its memory is what is wanted
         shown.say(f"out of memory: going on with batches of {batch}")
-        job = prepare_resumed(folder, shown.say, batch_size=batch)
+        job = prepare_resumed(folder, shown.say, changed)
 
 
 @contextmanager

@@ -1,0 +1,127 @@
+"""A run goes on as what it is: with its own data, by one process at a time, and with the options it was given."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+torch = pytest.importorskip("torch")
+
+from services.cli import app  # noqa: E402
+from services.training import network_postprocess  # noqa: E402
+from trainer.settings import TrainSettings  # noqa: E402
+from trainer.start import prepare_new, prepare_resumed  # noqa: E402
+from trainer.train import Job, train  # noqa: E402
+
+_SIDE = 64
+
+
+class Dies:
+    """A watcher that ends the training after its first epoch."""
+
+    def epoch_started(self, epoch: int, epochs: int, batches: int) -> None: ...
+
+    def go_on(self) -> None: ...
+
+    def batch_done(self, losses: Any) -> None: ...
+
+    def epoch_ended(self, row: dict[str, float]) -> None:
+        raise KeyboardInterrupt
+
+    def say(self, text: str) -> None: ...
+
+
+def said(_: str) -> None:
+    """Nothing here is read."""
+
+
+def asked(data: Path, **changed: Any) -> TrainSettings:
+    """Settings of a training of seconds, the same on every machine."""
+    values: dict[str, Any] = {
+        "data": data, "cfg": "yolov5n", "img": _SIDE, "batch_size": 4, "epochs": 3, "workers": 0,
+        "project": data.parent / "runs", "device": "cpu", "precision": "fp32", "log": (),
+    }  # fmt: skip
+    return TrainSettings.model_validate({**values, **changed})
+
+
+def one_epoch(job: Job) -> Path:
+    """The folder of the run, which was killed after an epoch."""
+    with pytest.raises(KeyboardInterrupt):
+        train(job, network_postprocess(2), Dies())
+    return job.folder.path
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures with a bright square each in `set`, and the run `set/runs/exp` on them, of three epochs one."""
+    folder = tmp_path_factory.mktemp("kept") / "set"
+    for split, count in (("train", 6), ("val", 2)):
+        for kind in ("images", "labels"):
+            (folder / split / kind).mkdir(parents=True)
+        for number in range(count):
+            picture = np.full((_SIDE, _SIDE, 3), 128, np.uint8)
+            picture[20:40, 10 * number : 10 * number + 20] = 250
+            cv2.imwrite(str(folder / split / "images" / f"{number}.png"), picture)
+            row = f"{number % 2} {(10 * number + 10) / _SIDE:.5f} 0.46875 0.3125 0.3125\n"
+            (folder / split / "labels" / f"{number}.txt").write_text(row)
+    data = folder / "data.yaml"
+    data.write_text("train: train/images\nval: val/images\nnames: [even, odd]\n")
+    torch.set_num_threads(1)
+    one_epoch(prepare_new(asked(data), said))
+    return folder
+
+
+@pytest.fixture
+def begun(kept: Path, tmp_path: Path) -> Path:
+    """A copy of the run's folder; its settings name the data in `kept`."""
+    return Path(shutil.copytree(kept / "runs" / "exp", tmp_path / "runs" / "exp"))
+
+
+def test_a_run_goes_on_with_its_data_wherever_they_lie(kept: Path, begun: Path, tmp_path: Path) -> None:
+    shutil.copytree(kept, tmp_path / "moved", ignore=shutil.ignore_patterns("runs"))
+    job = prepare_resumed(begun, said, changed={"data": tmp_path / "moved" / "data.yaml"})
+    assert job.settings.data == tmp_path / "moved" / "data.yaml"
+    assert job.run.progress.epoch == 1
+
+
+def test_what_a_resumed_run_is_told_of_where_it_runs_counts_from_now_on(
+    begun: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[bool, int, int, tuple[str, ...]]] = []
+
+    def prepared(*words: Any) -> Job:
+        job = prepare_resumed(*words)
+        settings = job.settings
+        told.append((settings.auto_batch, job.run.progress.batch_size, settings.workers, settings.log))
+        monkeypatch.setattr(job.run, "train_epoch", _short_of_memory)
+        return job
+
+    monkeypatch.setattr("services.commands.train.prepare_resumed", prepared)
+    words = ["--auto-batch", "--batch-size", "2", "--logger", "tensorboard"]
+    done = CliRunner().invoke(app, ["train", "--resume", str(begun), *words])
+    assert told == [(True, batch, 0, ("tensorboard",)) for batch in (2, 1)]
+    assert (done.exit_code, "out of memory in epoch 1 with batches of 1" in done.stderr) == (1, True)
+
+
+def _short_of_memory(*_: object) -> None:
+    raise MemoryError
+
+
+def test_what_would_make_another_training_of_a_resumed_run_is_refused_by_name(begun: Path) -> None:
+    words = ["--epochs", "5", "--optimizer", "SGD", "--recipe-args", "{}", "--workers", "0"]
+    done = CliRunner().invoke(app, ["train", "--resume", str(begun), *words])
+    assert done.exit_code == 1
+    assert "--recipe-args, --epochs, --optimizer: no effect beside --resume" in done.stderr
+
+
+@pytest.mark.parametrize(("option", "value"), [("--batch-size", "0"), ("--workers", "999")])
+def test_a_value_that_no_training_takes_is_refused_beside_resume_too(begun: Path, option: str, value: str) -> None:
+    done = CliRunner().invoke(app, ["train", "--resume", str(begun), option, value])
+    assert done.exit_code == 1
+    assert f"{option}: Input should be" in done.stderr
