@@ -96,6 +96,9 @@ def prepare_resumed(path: Path, say: Say, changed: Mapping[str, Any] | None = No
 
 def _prepare(begun: _Begun, place: Place, config: DataConfig, say: Say) -> Job:
     settings, hyp, saved = begun.settings, begun.hyp, begun.saved
+    dataset = digest(config)
+    if saved is not None:
+        _check_data(begun, saved, config, dataset)
     train_pictures = _pictures(config, "train", settings)
     val_pictures = _pictures(config, "val", settings) if place.first else None
     network, activation, size, source = _network(begun, len(config.names))
@@ -115,12 +118,26 @@ def _prepare(begun: _Begun, place: Place, config: DataConfig, say: Say) -> Job:
     batches = math.ceil(math.ceil(len(train_set) / place.world) / progress.batch_size)
     distillation = _distillation(network, size, begun, place, say)
     run = _run(network, begun, progress, place, batches, distillation=distillation)
-    facts = _facts(begun, config, activation, size)
+    facts = _facts(begun, config, dataset, activation, size)
     outputs = Outputs(begun.folder, settings, config.names, active=place.first)
     if saved is None:
         outputs.data(train_pictures)
     val_set = ValSet(val_pictures, batch_size=progress.batch_size) if val_pictures is not None else None
     return Job(settings, config.names, run, train_set, val_set, begun.folder, facts, outputs)
+
+
+def _check_data(begun: _Begun, saved: Saved, config: DataConfig, dataset: str) -> None:
+    """Refuse to go on with other data; where it lies does not matter. Raises DataError."""
+    mend = f"put it back to go on to the same numbers, or begin anew with --weights {begun.folder.last}"
+    names = tuple(saved.facts.get("names", {}).values())
+    if names != config.names:
+        was, found = ", ".join(names), ", ".join(config.names)
+        raise DataError(f"{config.path}: classes {found}; {begun.folder.path} began with {was}: {mend}")
+    if saved.facts.get("dataset") != dataset:
+        raise DataError(
+            f"{config.path}: other data than {begun.folder.path} began with (the pictures' names and sizes and the "
+            f"labels of train, val and test are compared): {mend}"
+        )
 
 
 def _network(begun: _Begun, classes: int) -> tuple[YoloV5, Activation, str, Checkpoint | None]:
@@ -275,7 +292,7 @@ def _rebuild(network: YoloV5, begun: _Begun) -> None:
         raise CheckpointError(f"{begun.folder.last}: its weights do not fit its settings: {error}") from error
 
 
-def _facts(begun: _Begun, config: DataConfig, activation: Activation, size: str) -> dict[str, Any]:
+def _facts(begun: _Begun, config: DataConfig, dataset: str, activation: Activation, size: str) -> dict[str, Any]:
     """What a checkpoint says of itself beside its weights; plain types, for the safe unpickler."""
     settings = begun.settings
     return {
@@ -284,7 +301,7 @@ def _facts(begun: _Begun, config: DataConfig, activation: Activation, size: str)
         "size": size,
         "image_size": [settings.img, settings.img],
         "recipe": begun.recipe,
-        "dataset": digest(config),
+        "dataset": dataset,
         "teacher": sha256(settings.teacher) if settings.teacher is not None else None,
         "train": settings.model_dump(mode="json"),
         "hyp": begun.hyp.model_dump(mode="json"),

@@ -15,6 +15,7 @@ torch = pytest.importorskip("torch")
 
 from services.cli import app  # noqa: E402
 from services.training import network_postprocess  # noqa: E402
+from trainer.errors import DataError  # noqa: E402
 from trainer.settings import TrainSettings  # noqa: E402
 from trainer.start import prepare_new, prepare_resumed  # noqa: E402
 from trainer.train import Job, train  # noqa: E402
@@ -88,6 +89,24 @@ def test_a_run_goes_on_with_its_data_wherever_they_lie(kept: Path, begun: Path, 
     job = prepare_resumed(begun, said, changed={"data": tmp_path / "moved" / "data.yaml"})
     assert job.settings.data == tmp_path / "moved" / "data.yaml"
     assert job.run.progress.epoch == 1
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "words"),
+    [
+        ("data.yaml", "[even, odd]", "[odd, even]", "classes odd, even; .* began with even, odd: .* --weights"),
+        ("data.yaml", "train: train/images", "train: val/images", "other data than .* began with .* --weights"),
+        ("train/labels/0.txt", "0.46875", "0.40000", "other data than .* began with"),
+    ],
+)
+def test_a_run_does_not_go_on_with_other_data(
+    kept: Path, begun: Path, tmp_path: Path, file: str, old: str, new: str, words: str
+) -> None:
+    shutil.copytree(kept, tmp_path / "moved", ignore=shutil.ignore_patterns("runs"))
+    path = tmp_path / "moved" / file
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(DataError, match=words):
+        prepare_resumed(begun, said, changed={"data": tmp_path / "moved" / "data.yaml"})
 
 
 def test_what_a_resumed_run_is_told_of_where_it_runs_counts_from_now_on(
