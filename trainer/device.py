@@ -27,11 +27,20 @@ class Place:
 
 def find_place(device: str, precision: str) -> Place:
     """Resolve `auto`; under torchrun join the group (NCCL on GPUs, gloo on CPUs). Raises TrainerError."""
-    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    rank, world = _rank(), int(os.environ.get("WORLD_SIZE", "1"))
     where = _device(device, int(os.environ.get("LOCAL_RANK", "0")) if world > 1 else 0)
     if world > 1 and not torch.distributed.is_initialized():
         torch.distributed.init_process_group("nccl" if where.type == "cuda" else "gloo")
     return Place(where, _dtype(precision, where), rank, world)
+
+
+def is_first() -> bool:
+    """`Place.first`, before there is a place."""
+    return _rank() == 0
+
+
+def _rank() -> int:
+    return int(os.environ.get("RANK", "0"))
 
 
 def _device(wanted: str, local: int) -> torch.device:

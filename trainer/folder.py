@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 import yaml
 
@@ -12,6 +16,7 @@ from trainer.hyp import Hyp
 from trainer.settings import TrainSettings
 
 _TRIES = 10_000  # exp, exp2, exp3...
+_HELD: dict[tuple[int, int], TextIO] = {}  # locks of runs, by device and inode: this process keeps them until it ends
 
 
 @dataclass(frozen=True)
@@ -40,9 +45,48 @@ class RunFolder:
         """A row an epoch."""
         return self.path / "results.csv"
 
+    def hold(self) -> None:
+        """Keep the run for this process until it ends, however it ends; raises TrainerError where another one has it.
+
+        A lock of `fcntl` and not of `flock`: that one lives on in the loader's workers of a training that was killed.
+        """
+        path = self.path / ".lock"
+        if path.exists() and _key(path) in _HELD:
+            return  # to close it once more, after opening it, would let it go
+        try:
+            file = path.open("a+")
+        except OSError as error:
+            raise TrainerError(f"cannot write {path}: {error.strerror}") from error
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            file.seek(0)
+            number = file.read().strip()
+            file.close()
+            raise TrainerError(
+                f"run {self.path} is being trained by {f'process {number}' if number else 'another process'}; wait "
+                "for it or stop it"
+            ) from None
+        except OSError:
+            pass  # a file system without locks: as good as there is
+        _HELD[_key(path)] = file
+        with suppress(OSError):  # a full disk: the lock holds without its words
+            os.ftruncate(file.fileno(), 0)
+            os.write(file.fileno(), f"{os.getpid()}\n".encode())
+        for left in self.weights.glob("*.unfinished"):  # of a training that was killed while it wrote
+            left.unlink(missing_ok=True)
+
+
+def _key(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_dev, found.st_ino
+
 
 def new_folder(settings: TrainSettings, hyp: Hyp) -> RunFolder:
-    """Make `project/name`, or where that is taken `name2`, `name3`…; writes opt.yaml and hyp.yaml into it."""
+    """Make `project/name`, or where that is taken `name2`, `name3`…; writes opt.yaml and hyp.yaml into it.
+
+    The run is then held; raises TrainerError where another process trains in a folder that may exist.
+    """
     for number in range(1, _TRIES):
         path = settings.project / (settings.name if number == 1 else f"{settings.name}{number}")
         try:
@@ -52,6 +96,7 @@ def new_folder(settings: TrainSettings, hyp: Hyp) -> RunFolder:
         except OSError as error:
             raise TrainerError(f"{path}: cannot be made: {error.strerror}") from error
         folder = RunFolder(path)
+        folder.hold()
         folder.weights.mkdir(exist_ok=True)
         (path / "opt.yaml").write_text(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False))
         (path / "hyp.yaml").write_text(yaml.safe_dump(hyp.model_dump(mode="json"), sort_keys=False))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import uuid
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -51,12 +52,17 @@ def write_saved(path: Path, saved: Saved) -> None:
         "progress": asdict(saved.progress),
         **saved.facts,
     }
-    unfinished = path.with_suffix(".unfinished")
-    with unfinished.open("wb") as file:
-        torch.save(data, file)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)
+    # A name of its own: of two that write at once the last one wins, and neither breaks the other's file.
+    unfinished = path.with_name(f"{path.stem}.{uuid.uuid4().hex}.unfinished")
+    try:
+        with unfinished.open("xb") as file:
+            torch.save(data, file)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
 
 
 def read_saved(path: Path) -> Saved:

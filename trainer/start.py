@@ -20,7 +20,7 @@ from trainer.data.config import DataConfig, digest, read_data
 from trainer.data.dataset import TrainSet, ValSet
 from trainer.data.labels import label_path
 from trainer.data.pictures import CACHE_BYTES, Pictures, open_pictures
-from trainer.device import Place, find_place
+from trainer.device import Place, find_place, is_first
 from trainer.distill import Distillation
 from trainer.ema import Ema
 from trainer.errors import CheckpointError, DataError, RecipeError
@@ -77,6 +77,8 @@ def prepare_resumed(path: Path, say: Say, changed: Mapping[str, Any] | None = No
     """
     changed = changed or {}
     folder = find_folder(path)
+    if is_first():
+        folder.hold()
     saved = read_saved(folder.last)
     try:
         settings = TrainSettings.model_validate(saved.facts["train"])

@@ -1,0 +1,82 @@
+"""The folder of a run belongs to one training at a time, and holds nothing that another one left."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from trainer.errors import TrainerError  # noqa: E402
+from trainer.folder import RunFolder, new_folder  # noqa: E402
+from trainer.hyp import Hyp  # noqa: E402
+from trainer.saved import Progress, Saved, read_saved, write_saved  # noqa: E402
+from trainer.settings import TrainSettings  # noqa: E402
+
+_FORK = multiprocessing.get_context("fork")
+
+
+def new(tmp_path: Path, *, exist_ok: bool = False) -> RunFolder:
+    """`tmp_path/exp`, for a training."""
+    settings = TrainSettings(data=tmp_path / "data.yaml", project=tmp_path, exist_ok=exist_ok)
+    return new_folder(settings, Hyp())
+
+
+def saved(value: float, size: int = 100) -> Saved:
+    """A checkpoint of numbers that are all the same."""
+    return Saved({"a": torch.full((size,), value)}, {"b": torch.zeros(1)}, {"c": 1}, {}, Progress(epoch=1), {})
+
+
+def _train(path: Path, told: Connection) -> None:
+    new(path)
+    worker = os.fork()  # as a loader's: it has all that is open here
+    if worker:
+        told.send(worker)
+    signal.pause()
+
+
+def test_a_run_is_one_process_s_until_it_dies_whatever_lives_on_of_it(tmp_path: Path) -> None:
+    here, there = _FORK.Pipe()
+    trainer = _FORK.Process(target=_train, args=(tmp_path, there))
+    trainer.start()
+    worker = here.recv()
+    try:
+        with pytest.raises(TrainerError, match=f"exp is being trained by process {trainer.pid}; wait for it or stop"):
+            new(tmp_path, exist_ok=True)
+        trainer.kill()
+        trainer.join()
+        os.kill(worker, 0)
+        folder = new(tmp_path, exist_ok=True)
+    finally:
+        os.kill(worker, signal.SIGKILL)
+    folder.hold()  # as --auto-batch does: its own is no other
+
+
+def test_what_a_killed_training_left_half_written_goes_with_the_next_one(tmp_path: Path) -> None:
+    folder = new(tmp_path)
+    (folder.path / ".lock").unlink()
+    left = folder.weights / "last.0123.unfinished"
+    left.write_bytes(b"half")
+    folder.hold()
+    assert not left.exists()
+
+
+def test_two_that_write_one_checkpoint_leave_a_whole_one(tmp_path: Path) -> None:
+    path = tmp_path / "last.pt"
+
+    def write(size: int) -> None:
+        for _ in range(10):
+            write_saved(path, saved(float(size), size))
+
+    with ThreadPoolExecutor() as pool:
+        for done in [pool.submit(write, size) for size in (300_000, 600_000)]:
+            done.result()
+    found = read_saved(path).ema["a"]
+    assert found.tolist() == [float(len(found))] * len(found)
+    assert list(tmp_path.iterdir()) == [path]
