@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
+# Ends what is said of an error that no room of ours defined.
+UNFORESEEN = "nobody foresaw this error; please report it with the lines above"
+
 EXIT_OK = 0
 EXIT_BUG = 70  # EX_SOFTWARE: something we did not foresee
 EXIT_UNUSABLE = 78  # EX_CONFIG: cannot run as configured; a restart alone will not mend it
@@ -118,7 +121,7 @@ def print_error(error: BaseException) -> int:
         sys.stderr.write(f"{prefix}{redact(text)}\n")
         return EXIT_UNUSABLE
     lines = "".join(traceback.format_exception(error))
-    sys.stderr.write(f"{redact(lines)}sparsecam: nobody foresaw this error; please report it with the lines above\n")
+    sys.stderr.write(f"{redact(lines)}sparsecam: {UNFORESEEN}\n")
     return EXIT_BUG
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
@@ -45,6 +47,17 @@ class RunFolder:
         """A row an epoch."""
         return self.path / "results.csv"
 
+    @contextmanager
+    def writing(self, path: Path) -> Iterator[None]:
+        """Around what writes this file of the run: raises TrainerError where that cannot be done."""
+        try:
+            yield
+        except OSError as error:
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            mend = "free some" if full else "mend that"
+            goes_on = f"`sparsecam train --resume {self.path}`" if self.last.is_file() else "begin again"
+            raise TrainerError(f"cannot write {path}: {error.strerror or error}; {mend}, then {goes_on}") from error
+
     def hold(self) -> None:
         """Keep the run for this process until it ends, however it ends; raises TrainerError where another one has it.
 
@@ -53,10 +66,8 @@ class RunFolder:
         path = self.path / ".lock"
         if path.exists() and _key(path) in _HELD:
             return  # to close it once more, after opening it, would let it go
-        try:
+        with self.writing(path):
             file = path.open("a+")
-        except OSError as error:
-            raise TrainerError(f"cannot write {path}: {error.strerror}") from error
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
@@ -97,9 +108,11 @@ def new_folder(settings: TrainSettings, hyp: Hyp) -> RunFolder:
             raise TrainerError(f"{path}: cannot be made: {error.strerror}") from error
         folder = RunFolder(path)
         folder.hold()
-        folder.weights.mkdir(exist_ok=True)
-        (path / "opt.yaml").write_text(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False))
-        (path / "hyp.yaml").write_text(yaml.safe_dump(hyp.model_dump(mode="json"), sort_keys=False))
+        with folder.writing(folder.weights):
+            folder.weights.mkdir(exist_ok=True)
+        for name, values in (("opt.yaml", settings), ("hyp.yaml", hyp)):
+            with folder.writing(path / name):
+                (path / name).write_text(yaml.safe_dump(values.model_dump(mode="json"), sort_keys=False))
         return folder
     raise TrainerError(f"{settings.project}: {_TRIES} runs named {settings.name} already; give another --name")
 

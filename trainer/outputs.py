@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,8 @@ class Outputs:
         """Before the first epoch: how the labels lie."""
         if self._active:
             rows = np.concatenate([np.zeros((0, 5), np.float32), *pictures.labels])
-            plot_labels(rows, self._names, self._picture("labels.png"))
+            with self._picture("labels.png") as path:
+                plot_labels(rows, self._names, path)
 
     def seen(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
         """The same training batches; pictures of the first ones are kept."""
@@ -45,8 +47,8 @@ class Outputs:
             if self._active and self._drawn < _BATCHES:
                 height, width = pictures.shape[2:]
                 marks = truths_of(targets.numpy(), len(pictures), height, width)
-                path = self._picture(f"train_batch{self._drawn}.jpg")
-                draw_batch(pictures.numpy(), marks, self._names, path)
+                with self._picture(f"train_batch{self._drawn}.jpg") as path:
+                    draw_batch(pictures.numpy(), marks, self._names, path)
                 self._drawn += 1
             yield pictures, targets
 
@@ -58,7 +60,8 @@ class Outputs:
         pictures = batch.pictures.numpy()
         truths = truths_of(batch.targets.numpy(), len(pictures), height, width)
         for kind, marks in (("labels", truths), ("pred", found)):
-            draw_batch(pictures, marks, self._names, self._picture(f"val_batch{self._shown}_{kind}.jpg"))
+            with self._picture(f"val_batch{self._shown}_{kind}.jpg") as path:
+                draw_batch(pictures, marks, self._names, path)
         self._shown += 1
 
     def epoch(self, row: dict[str, float]) -> None:
@@ -76,16 +79,22 @@ class Outputs:
         """After the last epoch."""
         if not self._active:
             return
-        pictures = [self._folder.path / "results.png"]
-        plot_results(self._folder.results, pictures[0])
+        with self._picture("results.png") as path:
+            plot_results(self._folder.results, path)
+        pictures = [path]
         if self._scores is not None:
-            pictures += plot_curves(self._scores, self._folder.path)
-            pictures.append(self._picture("confusion_matrix.png"))
-            plot_confusion(self._scores.confusion, self._names, pictures[-1])
+            with self._folder.writing(self._folder.path):
+                pictures += plot_curves(self._scores, self._folder.path)
+            with self._picture("confusion_matrix.png") as path:
+                plot_confusion(self._scores.confusion, self._names, path)
+            pictures.append(path)
         for logger in self._loggers:
             for picture in pictures:
                 logger.picture(picture.stem, picture)
             logger.close()
 
-    def _picture(self, name: str) -> Path:
-        return self._folder.path / name
+    @contextmanager
+    def _picture(self, name: str) -> Iterator[Path]:
+        path = self._folder.path / name
+        with self._folder.writing(path):
+            yield path

@@ -42,7 +42,7 @@ class Saved:
 
 
 def write_saved(path: Path, saved: Saved) -> None:
-    """Write whole or not at all, so that a killed training finds its last epoch."""
+    """Write whole or not at all, so that a killed training finds its last epoch. Raises OSError."""
     data = {
         "sparsecam": VERSION,
         "ema": saved.ema,
@@ -60,8 +60,11 @@ def write_saved(path: Path, saved: Saved) -> None:
             file.flush()
             os.fsync(file.fileno())
         unfinished.replace(path)
-    except BaseException:
+    except BaseException as error:
         unfinished.unlink(missing_ok=True)
+        # On a full disk PyTorch complains of a place in the file, and why it is there stands behind that.
+        if isinstance(error, RuntimeError) and isinstance(error.__context__, OSError):
+            raise error.__context__ from None
         raise
 
 

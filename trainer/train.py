@@ -121,17 +121,21 @@ def _checked(batches: Iterable[T], watch: Watcher) -> Iterator[T]:
 def _keep(job: Job, row: dict[str, float], judged: Validated | None, epoch: int) -> None:
     """Write the epoch down: results, best.pt where it is one, and last.pt at the end, which is what makes it count."""
     run, progress = job.run, job.run.progress
-    results.append(job.folder.results, row)
-    facts = {**job.facts, "results": results.read(job.folder.results)}
+    folder = job.folder
+    with folder.writing(folder.results):
+        results.append(folder.results, row)
+    facts = {**job.facts, "results": results.read(folder.results)}
     job.outputs.epoch(row)
     if judged is not None and _counts(run, epoch):
         fitness = judged.scores.fitness
         better = fitness > progress.best_fitness
         if better:
             progress.best_fitness, progress.best_epoch = fitness, epoch
-            write_saved(job.folder.best, run.saved(facts, whole=False))
+            with folder.writing(folder.best):
+                write_saved(folder.best, run.saved(facts, whole=False))
         job.outputs.scored(judged.scores, best=better)
-    write_saved(job.folder.last, run.saved(facts, whole=True))
+    with folder.writing(folder.last):
+        write_saved(folder.last, run.saved(facts, whole=True))
 
 
 def _counts(run: Run, epoch: int) -> bool:

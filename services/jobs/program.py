@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 
+from services.process import UNFORESEEN
 from wire.logs import redact
 
 # Runs before the program in the new process. Nice 19 and a readiness to be killed first when memory ends: the cameras
@@ -82,10 +83,11 @@ class Program:
         return found
 
     def reason(self) -> str:
-        """Its last line: where our own commands say what was wrong."""
+        """Its last line: where our own commands say what was wrong, and Python which error it was."""
         with self._lock:
-            last = next((line for line in reversed(self._last) if line.strip()), "")
-        return last.removeprefix("sparsecam: ")
+            last = [line.removeprefix("sparsecam: ") for line in reversed(self._last) if line.strip()]
+        # The sentence that ends a report of an error tells nothing of it; the error's own line stands before.
+        return next((line for line in last if line != UNFORESEEN), "".join(last[:1]))
 
     def stop(self, within_s: float) -> None:
         """Ask it to stop; kill it, and all it started, when it has not."""

@@ -285,6 +285,13 @@ def test_of_a_progress_bar_the_last_state_is_kept_and_secrets_are_not(wait_until
     assert (program.poll(), program.reason()) == (1, "why")
 
 
+def test_of_an_error_that_nobody_foresaw_the_reason_is_the_error(wait_until: Callable[..., None]) -> None:
+    code = "from services.process import print_error\ntry: open('/dev/full', 'w').write('x' * 100000)\n"
+    program, lines = finished(code + "except OSError as error: raise SystemExit(print_error(error))", wait_until)
+    assert "nobody foresaw" in lines[-1]
+    assert (program.poll(), program.reason()) == (70, "OSError: [Errno 28] No space left on device")
+
+
 def test_a_flood_of_output_is_shed_and_counted(wait_until: Callable[..., None]) -> None:
     program = Program([sys.executable, "-c", f"for i in range({LINES_HELD * 2}): print(i)"])
     wait_until(lambda: program.poll() is not None, 30)

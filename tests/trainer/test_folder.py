@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import resource
 import signal
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -80,3 +83,33 @@ def test_two_that_write_one_checkpoint_leave_a_whole_one(tmp_path: Path) -> None
     found = read_saved(path).ema["a"]
     assert found.tolist() == [float(len(found))] * len(found)
     assert list(tmp_path.iterdir()) == [path]
+
+
+@contextmanager
+def small_files(most: int) -> Iterator[None]:
+    """No file of this process can become larger (bytes), as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("most", [1000, 1_000_000])
+def test_a_checkpoint_that_cannot_be_written_is_told_in_words_and_leaves_nothing(tmp_path: Path, most: int) -> None:
+    folder = new(tmp_path)
+    write_saved(folder.last, saved(1.0))
+    with (
+        small_files(most),
+        pytest.raises(TrainerError, match=r"cannot write .*last\.pt: File too large; .*then .*train --resume .*exp`"),
+        folder.writing(folder.last),
+    ):
+        write_saved(folder.last, saved(2.0, 600_000))
+    assert list(folder.weights.iterdir()) == [folder.last]
+    assert read_saved(folder.last).ema["a"][0] == 1
+
+
+def test_a_run_that_cannot_begin_for_want_of_space_says_so(tmp_path: Path) -> None:
+    with small_files(100), pytest.raises(TrainerError, match=r"cannot write .*opt\.yaml: .*, then begin again"):
+        new(tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ torch = pytest.importorskip("torch")
 
 from services.cli import app  # noqa: E402
 from services.training import network_postprocess  # noqa: E402
-from trainer.errors import DataError  # noqa: E402
+from trainer.errors import DataError, TrainerError  # noqa: E402
 from trainer.settings import TrainSettings  # noqa: E402
 from trainer.start import prepare_new, prepare_resumed  # noqa: E402
 from trainer.train import Job, train  # noqa: E402
@@ -144,3 +145,27 @@ def test_a_value_that_no_training_takes_is_refused_beside_resume_too(begun: Path
     done = CliRunner().invoke(app, ["train", "--resume", str(begun), option, value])
     assert done.exit_code == 1
     assert f"{option}: Input should be" in done.stderr
+
+
+@pytest.mark.parametrize(("most", "file"), [(0, "results.csv"), (20_000, "last.pt")])
+def test_a_training_whose_disk_is_full_ends_in_words_and_goes_on_later(begun: Path, most: int, file: str) -> None:
+    job = prepare_resumed(begun, said)
+    train_epoch = job.run.train_epoch
+
+    def full(*words: Any) -> Any:
+        losses = train_epoch(*words)
+        job.outputs._drawn = job.outputs._shown = 3  # their own failing is as loud, but earlier
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
+        return losses
+
+    job.run.train_epoch = full  # type: ignore[method-assign]
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with pytest.raises(TrainerError, match=rf"cannot write .*{file}: File too large; .* --resume {begun}`"):
+            train(job, network_postprocess(2), Dies())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert {path.name for path in (begun / "weights").iterdir()} == {"best.pt", "last.pt"}
+    again = prepare_resumed(begun, said)
+    assert again.run.progress.epoch == 1
+    one_epoch(again)
