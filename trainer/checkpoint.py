@@ -72,7 +72,7 @@ def read_checkpoint(data: bytes, name: str) -> Checkpoint:
         raise CheckpointError(f"{name}: no network in it, found {_found(saved)}; {_KNOWN}, or its state_dict")
     if activation not in ("silu", "hardswish"):
         raise CheckpointError(f"{name}: activation {activation!r}; expected silu or hardswish")
-    quantised = _quantised(facts, name) if any(_QUANTISED in key for key in state) else None
+    quantised = _quantised(facts, name) if has_quantised_layers(state) else None
     size, classes = structure(_plain(state) if quantised else state, name)
     _check_strides(strides, name)
     return Checkpoint(
@@ -112,6 +112,11 @@ def build(checkpoint: Checkpoint) -> YoloV5:
             )
     network.load_state_dict({**wanted, **state}, strict=True)
     return network.eval()
+
+
+def has_quantised_layers(state: Mapping[str, Tensor]) -> bool:
+    """Whether these are the weights of a network that was quantised, by their names."""
+    return any(_QUANTISED in key for key in state)
 
 
 def plain_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:

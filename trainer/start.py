@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from trainer import anchors
-from trainer.checkpoint import Checkpoint
+from trainer.checkpoint import Checkpoint, has_quantised_layers
 from trainer.data.config import DataConfig, digest, read_data
 from trainer.data.dataset import TrainSet, ValSet
 from trainer.data.labels import label_path
@@ -284,7 +284,8 @@ def _rebuild(network: YoloV5, begun: _Begun) -> None:
     """The layers and weights of the epoch that ended last."""
     saved = begun.saved
     assert saved is not None and saved.network is not None
-    if begun.recipe is not None:
+    # By the weights and not by the epoch: a recipe may quantise in the middle of one, where a small set has no step.
+    if begun.recipe is not None and has_quantised_layers(saved.network):
         from trainer.sparsify import apply_structure
 
         apply_structure(network, begun.recipe, saved.progress.epoch)

@@ -17,6 +17,7 @@ torch = pytest.importorskip("torch")
 from services.cli import app  # noqa: E402
 from services.training import network_postprocess  # noqa: E402
 from trainer.errors import DataError, TrainerError  # noqa: E402
+from trainer.recipes import read_recipe  # noqa: E402
 from trainer.settings import TrainSettings  # noqa: E402
 from trainer.start import prepare_new, prepare_resumed  # noqa: E402
 from trainer.train import Job, train  # noqa: E402
@@ -169,3 +170,18 @@ def test_a_training_whose_disk_is_full_ends_in_words_and_goes_on_later(begun: Pa
     again = prepare_resumed(begun, said)
     assert again.run.progress.epoch == 1
     one_epoch(again)
+
+
+def test_a_run_whose_recipe_quantises_between_two_steps_goes_on_before_and_after(kept: Path, tmp_path: Path) -> None:
+    pytest.importorskip("sparseml", reason="the training extra is not installed")
+    recipe = tmp_path / "recipe.yaml"
+    text = read_recipe("yolov5.quantized", num_epochs=4).replace("start_epoch: 2", "start_epoch: 0.5")
+    recipe.write_text(text.replace("freeze_bn_stats_epoch: 2", "freeze_bn_stats_epoch: 0.5"))
+    # One step an epoch, at its very start: the first one after the middle of epoch 0 is that of epoch 1.
+    job = prepare_new(asked(kept / "data.yaml", project=tmp_path, batch_size=6, recipe=str(recipe)), said)
+    folder, quantised = one_epoch(job), []
+    for _ in range(2):
+        job = prepare_resumed(folder, said)
+        quantised.append(job.run.sparsifier is not None and job.run.sparsifier.quantised())
+        one_epoch(job)
+    assert quantised == [False, True]
