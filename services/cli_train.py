@@ -63,7 +63,9 @@ def register(app: typer.Typer, in_words: InWords) -> None:
         linear_lr: Annotated[bool, typer.Option("--linear-lr", help="A straight line instead of a cosine.")] = False,
         project: Annotated[Path, typer.Option("--project", help="Folder of runs.")] = Path("runs/train"),
         name: Annotated[str, typer.Option("--name", help="The run's own folder in it.")] = "exp",
-        exist_ok: Annotated[bool, typer.Option("--exist-ok", help="Write into a folder that is there.")] = False,
+        exist_ok: Annotated[
+            bool, typer.Option("--exist-ok", help="Write into a folder that is there, over its run.")
+        ] = False,
         resume: Annotated[
             Optional[Path],  # noqa: UP045
             typer.Option("--resume", metavar="RUN", help="Go on with this run (its folder or weights/last.pt)."),

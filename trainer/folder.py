@@ -13,8 +13,10 @@ from typing import TextIO
 
 import yaml
 
+from trainer import results
 from trainer.errors import TrainerError
 from trainer.hyp import Hyp
+from trainer.saved import is_ours
 from trainer.settings import TrainSettings
 
 _TRIES = 10_000  # exp, exp2, exp3...
@@ -93,10 +95,11 @@ def _key(path: Path) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
-def new_folder(settings: TrainSettings, hyp: Hyp) -> RunFolder:
-    """Make `project/name`, or where that is taken `name2`, `name3`…; writes opt.yaml and hyp.yaml into it.
+def new_folder(settings: TrainSettings) -> RunFolder:
+    """Make and hold `project/name`, or where that is taken `name2`, `name3`…
 
-    The run is then held; raises TrainerError where another process trains in a folder that may exist.
+    Raises TrainerError where another process trains in a folder that may exist, or `begin` would remove from it what
+    it must not.
     """
     for number in range(1, _TRIES):
         path = settings.project / (settings.name if number == 1 else f"{settings.name}{number}")
@@ -108,13 +111,43 @@ def new_folder(settings: TrainSettings, hyp: Hyp) -> RunFolder:
             raise TrainerError(f"{path}: cannot be made: {error.strerror}") from error
         folder = RunFolder(path)
         folder.hold()
+        for old in _left(folder):
+            _check_removable(old, folder, settings)
         with folder.writing(folder.weights):
             folder.weights.mkdir(exist_ok=True)
-        for name, values in (("opt.yaml", settings), ("hyp.yaml", hyp)):
-            with folder.writing(path / name):
-                (path / name).write_text(yaml.safe_dump(values.model_dump(mode="json"), sort_keys=False))
         return folder
     raise TrainerError(f"{settings.project}: {_TRIES} runs named {settings.name} already; give another --name")
+
+
+def begin(folder: RunFolder, settings: TrainSettings, hyp: Hyp) -> None:
+    """When all else is ready: remove what an earlier run left, which --resume would go on with under the settings of
+    the new one, and write opt.yaml and hyp.yaml."""
+    for path in _left(folder):
+        with folder.writing(path):
+            path.unlink()
+    for name, values in (("opt.yaml", settings), ("hyp.yaml", hyp)):
+        path = folder.path / name
+        with folder.writing(path):
+            path.write_text(yaml.safe_dump(values.model_dump(mode="json"), sort_keys=False))
+
+
+def _left(folder: RunFolder) -> list[Path]:
+    return [path for path in (folder.last, folder.best, folder.results) if path.exists()]
+
+
+def _check_removable(path: Path, folder: RunFolder, settings: TrainSettings) -> None:
+    """Raises TrainerError for a file that the new run wants, or that no run of ours wrote."""
+    for name, wanted in (("--weights", settings.weights), ("--teacher", settings.teacher)):
+        if wanted is not None and wanted.exists() and wanted.samefile(path):
+            raise TrainerError(
+                f"{name} {wanted}: lies in the run's own folder, where --exist-ok writes over it; copy it elsewhere, "
+                "or give another --name"
+            )
+    if not (results.is_ours(path) if path == folder.results else is_ours(path)):
+        raise TrainerError(
+            f"{path}: not written by a training of ours, and --exist-ok would write over it; move it away, or give "
+            "another --name"
+        )
 
 
 def find_folder(path: Path) -> RunFolder:

@@ -43,7 +43,7 @@ def append(path: Path, row: Mapping[str, float]) -> None:
     if strange or "epoch" not in row:
         raise ValueError(f"row of columns {sorted(row)}; expected epoch and any of {', '.join(COLUMNS)}")
     header, lines = _lines(path)
-    if header is not None and header != ",".join(COLUMNS):
+    if not is_ours(path):
         raise TrainerError(f"{path}: its columns are {header!r}; expected {','.join(COLUMNS)!r}; move the file away")
     before = read(path) if header is not None else []
     # A row that has lost its epoch is before nothing.
@@ -56,6 +56,12 @@ def append(path: Path, row: Mapping[str, float]) -> None:
     beside = path.with_name(path.name + ".new")
     beside.write_text("\n".join([",".join(COLUMNS), *kept, new]) + "\n", encoding="utf-8")
     beside.replace(path)
+
+
+def is_ours(path: Path) -> bool:
+    """Whether `append` can go on in this file."""
+    header, _ = _lines(path)
+    return header is None or header == ",".join(COLUMNS)
 
 
 def read(path: Path) -> list[dict[str, float]]:

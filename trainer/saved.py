@@ -68,12 +68,18 @@ def write_saved(path: Path, saved: Saved) -> None:
         raise
 
 
+def is_ours(path: Path) -> bool:
+    """Whether a file is one that `write_saved` wrote, and can be read."""
+    try:
+        data = _read(path)
+    except CheckpointError:
+        return False
+    return isinstance(data, dict) and data.get("sparsecam") == VERSION
+
+
 def read_saved(path: Path) -> Saved:
     """Read what `write_saved` wrote, for going on; raises CheckpointError."""
-    try:
-        data = unpickle(path.read_bytes(), path.name)
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+    data = _read(path)
     if not isinstance(data, dict) or data.get("sparsecam") != VERSION:
         raise CheckpointError(f"{path}: no checkpoint of a training of ours; to start from its weights give --weights")
     if not isinstance(data.get("optimizer"), dict) or not isinstance(data.get("model"), dict):
@@ -83,3 +89,10 @@ def read_saved(path: Path) -> Saved:
     # Files from before the scale was kept have none: it is found anew, within some hundred steps.
     scaler = data.get("scaler", {})
     return Saved(data["ema"], data["model"], data["optimizer"], scaler, Progress(**data["progress"]), facts)
+
+
+def _read(path: Path) -> Any:
+    try:
+        return unpickle(path.read_bytes(), path.name)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error

@@ -41,7 +41,7 @@ class TrainSettings(BaseModel):
     name: str = Field(
         "exp", min_length=1, max_length=100, description="The run's own folder in it; a taken one counts on."
     )
-    exist_ok: bool = Field(False, description="Write into a folder that is there.")
+    exist_ok: bool = Field(False, description="Write into a folder that is there, over its run.")
     device: str = Field(
         "auto", pattern=r"^(auto|cpu|cuda(:\d+)?|\d+)$", description="auto, cpu, cuda or a GPU's number."
     )

@@ -24,7 +24,7 @@ from trainer.device import Place, find_place, is_first
 from trainer.distill import Distillation
 from trainer.ema import Ema
 from trainer.errors import CheckpointError, DataError, RecipeError
-from trainer.folder import RunFolder, find_folder, new_folder
+from trainer.folder import RunFolder, begin, find_folder, new_folder
 from trainer.from_onnx import unfold
 from trainer.hyp import Hyp, read_hyp
 from trainer.layers import Activation
@@ -66,8 +66,11 @@ def prepare_new(settings: TrainSettings, say: Say) -> Job:
     hyp = read_hyp(settings.hyp)
     place = find_place(settings.device, settings.precision)
     config = read_data(settings.data)  # before a folder is made for nothing
-    folder = new_folder(settings, hyp) if place.first else RunFolder(settings.project / settings.name)
-    return _prepare(_Begun(settings, hyp, recipe, folder, None), place, config, say)
+    folder = new_folder(settings) if place.first else RunFolder(settings.project / settings.name)
+    job = _prepare(_Begun(settings, hyp, recipe, folder, None), place, config, say)
+    if place.first:
+        begin(folder, settings, hyp)
+    return job
 
 
 def prepare_resumed(path: Path, say: Say, changed: Mapping[str, Any] | None = None) -> Job:

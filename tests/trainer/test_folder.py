@@ -11,13 +11,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 torch = pytest.importorskip("torch")
 
+from trainer import results  # noqa: E402
 from trainer.errors import TrainerError  # noqa: E402
-from trainer.folder import RunFolder, new_folder  # noqa: E402
+from trainer.folder import RunFolder, begin, find_folder, new_folder  # noqa: E402
 from trainer.hyp import Hyp  # noqa: E402
 from trainer.saved import Progress, Saved, read_saved, write_saved  # noqa: E402
 from trainer.settings import TrainSettings  # noqa: E402
@@ -25,10 +27,12 @@ from trainer.settings import TrainSettings  # noqa: E402
 _FORK = multiprocessing.get_context("fork")
 
 
-def new(tmp_path: Path, *, exist_ok: bool = False) -> RunFolder:
+def new(tmp_path: Path, **asked: Any) -> RunFolder:
     """`tmp_path/exp`, for a training."""
-    settings = TrainSettings(data=tmp_path / "data.yaml", project=tmp_path, exist_ok=exist_ok)
-    return new_folder(settings, Hyp())
+    settings = TrainSettings.model_validate({"data": tmp_path / "data.yaml", "project": tmp_path, **asked})
+    folder = new_folder(settings)
+    begin(folder, settings, Hyp())
+    return folder
 
 
 def saved(value: float, size: int = 100) -> Saved:
@@ -113,3 +117,43 @@ def test_a_checkpoint_that_cannot_be_written_is_told_in_words_and_leaves_nothing
 def test_a_run_that_cannot_begin_for_want_of_space_says_so(tmp_path: Path) -> None:
     with small_files(100), pytest.raises(TrainerError, match=r"cannot write .*opt\.yaml: .*, then begin again"):
         new(tmp_path)
+
+
+def test_a_run_in_the_folder_of_another_one_has_nothing_of_it_to_go_on_with(tmp_path: Path) -> None:
+    folder = new(tmp_path)
+    for path in (folder.last, folder.best):
+        write_saved(path, saved(1.0))
+    results.append(folder.results, {"epoch": 0})
+    (folder.weights / "epoch50.pt").write_bytes(b"a person's own")
+    new(tmp_path, exist_ok=True)
+    assert [path.name for path in folder.weights.iterdir()] == ["epoch50.pt"]
+    assert not folder.results.exists()
+    with pytest.raises(TrainerError, match="finished an epoch"):
+        find_folder(folder.path)
+
+
+@pytest.mark.parametrize("name", ["weights", "teacher"])
+def test_weights_that_a_run_begins_with_are_not_removed_by_it(tmp_path: Path, name: str) -> None:
+    folder = new(tmp_path)
+    write_saved(folder.last, saved(1.0))
+    write_saved(folder.best, saved(2.0))
+    link = tmp_path / "link.pt"
+    link.symlink_to(folder.best)
+    for path in (folder.last, link):
+        with pytest.raises(TrainerError, match=f"--{name} .*: lies in the run's own folder"):
+            new(tmp_path, exist_ok=True, **{name: path})
+    assert folder.last.exists()
+    assert folder.best.exists()
+
+
+def test_what_no_run_of_ours_wrote_is_not_removed(tmp_path: Path) -> None:
+    folder = new(tmp_path)
+    for path, write in (
+        (folder.best, lambda path: torch.save({"model": {}}, path)),
+        (folder.last, lambda path: path.write_bytes(b"no checkpoint")),
+        (folder.results, lambda path: path.write_text("epoch, train/box_loss\n0, 1\n")),
+    ):
+        write(path)
+        with pytest.raises(TrainerError, match="not written by a training of ours"):
+            new(tmp_path, exist_ok=True)
+        path.unlink()

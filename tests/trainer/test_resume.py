@@ -148,6 +148,18 @@ def test_a_value_that_no_training_takes_is_refused_beside_resume_too(begun: Path
     assert f"{option}: Input should be" in done.stderr
 
 
+def test_an_old_run_is_whole_until_the_new_one_in_its_folder_is_ready_and_then_gone(kept: Path, begun: Path) -> None:
+    settings = asked(kept / "data.yaml", project=begun.parent, exist_ok=True, epochs=7)
+    with pytest.raises(TrainerError, match=r"nowhere\.pt"):
+        prepare_new(settings.model_copy(update={"weights": Path("nowhere.pt")}), said)
+    assert "epochs: 3" in (begun / "opt.yaml").read_text()
+    assert prepare_resumed(begun, said).run.schedule.epochs == 3
+    prepare_new(settings, said)  # and killed before its first epoch has ended
+    assert "epochs: 7" in (begun / "opt.yaml").read_text()
+    with pytest.raises(TrainerError, match="finished an epoch"):
+        prepare_resumed(begun, said)
+
+
 @pytest.mark.parametrize(("most", "file"), [(0, "results.csv"), (20_000, "last.pt")])
 def test_a_training_whose_disk_is_full_ends_in_words_and_goes_on_later(begun: Path, most: int, file: str) -> None:
     job = prepare_resumed(begun, said)
