@@ -77,6 +77,7 @@ def _course(recipe: Recipe) -> Iterator[Finding]:
         yield Finding("error", "recipe", "no !EpochRangeModifier with an end_epoch of 1 or more: it has no end")
         return
     end = max(ends)
+    last = round(end) - 1  # epochs are counted from 0
     pruning, quantising = recipe.of_kind("PruningModifier"), recipe.of_kind("QuantizationModifier")
     if len(quantising) > 1:
         yield Finding("error", "recipe", f"{len(quantising)} quantisation modifiers; expected one at most")
@@ -86,6 +87,12 @@ def _course(recipe: Recipe) -> Iterator[Finding]:
             yield Finding("error", where, f"starts at epoch {start:g}, but training ends at {end:g}")
         if stop > end:
             yield Finding("error", where, f"ends at epoch {stop:g}, but training ends at {end:g}")
+        elif (at := _done(one, start, stop)) > last and start < end:
+            yield Finding(
+                "error",
+                where,
+                f"is at its goal from epoch {at:g}, but the last is number {last:g}: none could be the best",
+            )
         if -1 < stop <= start:
             yield Finding("error", where, f"ends at epoch {stop:g}, not after its start at {start:g}")
         for key in ("freeze_bn_stats_epoch", "disable_quantization_observer_epoch"):
@@ -97,6 +104,13 @@ def _course(recipe: Recipe) -> Iterator[Finding]:
             if stop > _number(other, "start_epoch", 0) and not one.kind.startswith("Constant"):
                 yield Finding("warning", "recipe", "pruning goes on after quantisation has begun: both learn worse")
                 return
+
+
+def _done(modifier: Modifier, start: float, stop: float) -> float:
+    """The epoch from which the network is as this modifier makes it."""
+    if modifier.kind.endswith("QuantizationModifier"):
+        return start
+    return stop if modifier.kind.endswith("PruningModifier") and not modifier.kind.startswith("Constant") else 0.0
 
 
 def _pruning(

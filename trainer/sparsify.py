@@ -147,6 +147,11 @@ class Facts:
         gradual = [float(one.values.get("end_epoch", -1)) for one in pruning if not one.kind.startswith("Constant")]
         self.complete_from = max([0.0, *gradual, self.quantises_at or 0.0])
 
+    @property
+    def ever_complete(self) -> bool:
+        """Whether an epoch is as sparse and quantised as the end, so that it may be the best one; they count from 0."""
+        return self.complete_from <= self.epochs - 1
+
 
 def apply_structure(network: nn.Module, recipe: str, epoch: float) -> None:
     """Give the network the layers it has after `epoch` epochs of a recipe, so that a checkpoint's weights fit."""

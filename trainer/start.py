@@ -62,7 +62,7 @@ def prepare_new(settings: TrainSettings, say: Say) -> Job:
     """A training from its first epoch, in a folder of its own; raises TrainerError."""
     recipe = _recipe(settings)
     if recipe is not None:
-        settings = settings.model_copy(update={"epochs": recipe_epochs(recipe)})
+        settings = settings.model_copy(update={"epochs": recipe_epochs(recipe, settings.recipe)})
     hyp = read_hyp(settings.hyp)
     place = find_place(settings.device, settings.precision)
     config = read_data(settings.data)  # before a folder is made for nothing
@@ -220,12 +220,19 @@ def _recipe(settings: TrainSettings) -> str | None:
     return read_recipe(settings.recipe, **settings.recipe_args)
 
 
-def recipe_epochs(recipe: str) -> int:
-    """How many epochs a recipe wants, which wins over what was asked for."""
+def recipe_epochs(recipe: str, name: str) -> int:
+    """How many epochs a recipe wants, which wins over what was asked for; raises RecipeError where none is complete."""
     from trainer.recipes import parse
     from trainer.sparsify import Facts
 
-    return Facts(parse(recipe)).epochs
+    facts = Facts(parse(recipe, name))
+    if not facts.ever_complete:
+        last, done = facts.epochs - 1, facts.complete_from
+        raise RecipeError(
+            f"{name}: pruning ends, or quantisation starts, at epoch {done:g}, but the last one is number {last}: "
+            f"none would be complete, and so none the best. Expected {last} at most, or {math.ceil(done) + 1} epochs"
+        )
+    return facts.epochs
 
 
 def _run(

@@ -41,11 +41,16 @@ def network() -> YoloV5:
 
 
 @pytest.mark.parametrize("name", recipes.names())
-@pytest.mark.parametrize("epochs", [4, 20, 240])
+@pytest.mark.parametrize("epochs", [2, 3, 4, 20, 240])
 def test_every_recipe_fits_every_network_however_long_it_trains(name: str, epochs: int, network: YoloV5) -> None:
     report = lint(recipes.load(name, num_epochs=epochs), network)
     assert report.findings == []
     assert report.zeros >= 0.75 or "pruned" not in name or "transfer" in name
+
+
+@pytest.mark.parametrize("name", ["yolov5.pruned", "yolov5.pruned_quantized"])
+def test_one_epoch_is_too_short_to_prune_in_and_lint_says_so(name: str, network: YoloV5) -> None:
+    assert not lint(recipes.load(name, num_epochs=1), network).good
 
 
 def test_recipes_say_when_to_use_them() -> None:
@@ -123,6 +128,8 @@ def test_a_name_is_the_recipe_shipped_whatever_lies_in_the_working_directory(
         ("['re:model\\.3\\.conv\\.weight']", "[3]", "params: [3]; expected a list of names"),
         ("[1, 4]", "[1, four]", "mask_type [1, 'four']; expected whole numbers"),
         ("  - !EpochRange", "  - !QuantizationModifier {ignore: 24}\n  - !EpochRange", "ignore: 24; expected a list"),
+        ("end_epoch: eval(half)", "end_epoch: 10", "is at its goal from epoch 10, but the last is number 9"),
+        ("end_epoch: eval(half)", "end_epoch: 9.5", "is at its goal from epoch 9.5, but the last is number 9"),
     ],
 )
 def test_lint_finds_what_would_fail_hours_later(old: str, new: str, words: str, network: YoloV5) -> None:

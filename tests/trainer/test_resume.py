@@ -16,7 +16,8 @@ torch = pytest.importorskip("torch")
 
 from services.cli import app  # noqa: E402
 from services.training import network_postprocess  # noqa: E402
-from trainer.errors import DataError, TrainerError  # noqa: E402
+from trainer import recipes  # noqa: E402
+from trainer.errors import DataError, RecipeError, TrainerError  # noqa: E402
 from trainer.recipes import read_recipe  # noqa: E402
 from trainer.settings import TrainSettings  # noqa: E402
 from trainer.start import prepare_new, prepare_resumed  # noqa: E402
@@ -197,3 +198,27 @@ def test_a_run_whose_recipe_quantises_between_two_steps_goes_on_before_and_after
         quantised.append(job.run.sparsifier is not None and job.run.sparsifier.quantised())
         one_epoch(job)
     assert quantised == [False, True]
+
+
+@pytest.mark.parametrize(("old", "new"), [("end_epoch: 2", "end_epoch: 3"), ("end_epoch: 2", "end_epoch: 2.5")])
+def test_a_recipe_that_no_epoch_completes_is_refused_before_a_folder_is_made(
+    kept: Path, tmp_path: Path, old: str, new: str
+) -> None:
+    pytest.importorskip("sparseml", reason="the training extra is not installed")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(read_recipe("yolov5.pruned", num_epochs=3).replace(f"  {old}\n", f"  {new}\n"))
+    with pytest.raises(RecipeError, match="the last one is number 2: none would be complete"):
+        prepare_new(asked(kept / "data.yaml", project=tmp_path / "runs", recipe=str(recipe)), said)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_a_shipped_recipe_of_two_epochs_has_a_best_one(name: str, kept: Path, tmp_path: Path) -> None:
+    pytest.importorskip("sparseml", reason="the training extra is not installed")
+    recipe = {"recipe": name, "recipe_args": {"num_epochs": 2}}
+    job = prepare_new(asked(kept / "data.yaml", project=tmp_path, batch_size=2, **recipe), said)
+    folder = one_epoch(job)
+    assert job.run.sparsifier is not None
+    assert not job.run.sparsifier.complete(0) or name == "yolov5.baseline"
+    one_epoch(job)
+    assert (folder / "weights" / "best.pt").is_file()
