@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -66,6 +67,11 @@ def val(job: Job, *, as_json: bool) -> int:
             except (TrainerError, DetectorError) as error:
                 refused.append({"model": model.name, "engine": engine, "refused": str(error)})
             bar.remove_task(task)
+    if answers and not answers[0].scores.objects:
+        said = (
+            f"{config.path}: no object in the {len(question.pictures)} pictures of {job.task}: nothing to be scored by"
+        )
+        console.print(said, markup=False, soft_wrap=True)
     if as_json:
         told = {"data": str(job.data), "task": job.task, "scores": [_plain(it) for it in answers], "refused": refused}
         typer.echo(json.dumps(told, indent=2))
@@ -109,13 +115,12 @@ def _engines(path: Path, wanted: Sequence[str]) -> list[str]:
 
 def _plain(answer: Answer) -> dict[str, Any]:
     scores = answer.scores
+    shares = {name: getattr(scores, name) for name in ("map50", "map50_95", "precision", "recall")}
     return {
         "model": answer.model,
         "engine": answer.engine,
-        "map50": scores.map50,
-        "map50_95": scores.map50_95,
-        "precision": scores.precision,
-        "recall": scores.recall,
+        # NaN where there is no object, for which JSON has no number.
+        **{name: None if math.isnan(share) else share for name, share in shares.items()},
         "f1_conf": scores.f1_conf,
         "pictures": scores.pictures,
         "objects": scores.objects,

@@ -55,6 +55,18 @@ def test_a_model_that_finds_everything_scores_one(
     assert row["map50_95"] > 0.8
 
 
+def test_without_an_object_there_is_no_score_and_the_json_is_valid(
+    invoke: Sparsecam, bright_box_model: Path, data: Path
+) -> None:
+    for label in (data.parent / "labels").iterdir():
+        label.write_text("")
+    done = invoke("val", str(bright_box_model), "--data", str(data), "--engine", "onnxruntime", "--json")
+    row = scored(done)
+    assert "NaN" not in done.stdout
+    assert [row[name] for name in ("map50", "map50_95", "precision", "recall", "objects")] == [None] * 4 + [0]
+    assert "no object in the 5 pictures of val: nothing to be scored by" in done.stderr
+
+
 def test_every_engine_has_a_line_and_the_gap_is_shown(invoke: Sparsecam, bright_box_model: Path, data: Path) -> None:
     for name in ("2", "3"):
         (data.parent / f"labels/{name}.txt").write_text("0 0.8 0.8 0.1 0.1\n")  # not there
