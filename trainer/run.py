@@ -44,6 +44,7 @@ class Run:
     progress: Progress
     ema: Ema
     scaler: torch.amp.GradScaler
+    frozen: int = 0  # first layers that stay as they are
     wrapped: nn.Module = field(init=False)
 
     def __post_init__(self) -> None:
@@ -51,7 +52,7 @@ class Run:
 
     def train_epoch(self, batches: Iterable[tuple[Tensor, Tensor]], tell: Callable[[Tensor], None]) -> Tensor:
         """One epoch over batches of (pictures uint8, targets); returns the mean parts of the loss (3,)."""
-        self.network.train()
+        self._learn()
         epoch, waiting = self.progress.epoch, 0
         total = torch.zeros(3, device=self.place.device)
         count = 0
@@ -122,8 +123,12 @@ class Run:
         nn.utils.clip_grad_norm_(self.network.parameters(), _CLIP)
         was = self._quantised(epoch)
         if self.sparsifier is not None:
+            if self.frozen and not was:
+                self.network.train()  # quantisation joins only layers that are all in training
             # By the epoch and not by steps: in the warm-up there are more of them.
             self.sparsifier.step(self.scaler, epoch=epoch + batch / self.schedule.batches)
+            if self.frozen and not was:
+                self._learn()
         else:
             self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -136,6 +141,14 @@ class Run:
         if self.sparsifier is not None:
             self.sparsifier.hold(self.ema.network)
         self.progress.ema_steps = self.ema.steps
+
+    def _learn(self) -> None:
+        """Training mode, but for the statistics of frozen layers; the ranges of quantised ones are learnt there too."""
+        self.network.train()
+        for layer in list(self.network.get_submodule("model").children())[: self.frozen]:
+            for module in layer.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
 
     def _quantised(self, epoch: int) -> bool:
         return self.sparsifier is not None and self.sparsifier.quantised(epoch)

@@ -258,7 +258,8 @@ def _run(
     schedule = Schedule(hyp, epochs, batches, progress.batch_size * place.world, cosine=not settings.linear_lr)
     loss = Loss(head_of(network), hyp, settings.img)
     final = sparsifier.optimizer if sparsifier else optimizer
-    return Run(network, place, hyp, final, schedule, loss, distillation, sparsifier, progress, ema, scaler)
+    parts = (final, schedule, loss, distillation, sparsifier, progress, ema, scaler)
+    return Run(network, place, hyp, *parts, frozen=settings.freeze)
 
 
 def _distillation(network: YoloV5, size: str, begun: _Begun, place: Place, say: Say) -> Distillation | None:

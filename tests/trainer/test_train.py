@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import os
 import signal
@@ -26,6 +27,7 @@ from trainer.facts import Facts  # noqa: E402
 from trainer.network import load_checkpoint  # noqa: E402
 from trainer.saved import read_saved, write_saved  # noqa: E402
 from trainer.settings import TrainSettings, parse_cfg  # noqa: E402
+from trainer.sparsify import plain_state  # noqa: E402
 from trainer.start import prepare_new, prepare_resumed  # noqa: E402
 from trainer.train import Job, Outcome, train  # noqa: E402
 
@@ -282,6 +284,37 @@ def test_short_memory_is_told_with_a_batch_that_would_do(data: Path, monkeypatch
     monkeypatch.setattr(job.run, "train_epoch", full)
     with pytest.raises(OutOfMemory, match="--batch-size 2"):
         run(job)
+
+
+@pytest.mark.parametrize("recipe", ["", "yolov5.quantized"])
+def test_frozen_layers_stay_as_they_are_and_only_their_ranges_are_learnt(data: Path, recipe: str) -> None:
+    if recipe:
+        pytest.importorskip("sparseml", reason="the training extra is not installed")
+    torch.set_num_threads(1)
+    words = {"freeze": 2, "epochs": 2, "recipe": recipe, "recipe_args": {"num_epochs": 2} if recipe else {}}
+    job = prepare_new(asked(data, name="whole", **words), Quiet().say)
+    begun = copy.deepcopy(job.run.network.state_dict())
+    assert run(job).best_epoch >= 0
+    ended = read_saved(job.folder.last)
+    for state in (ended.ema, ended.network or {}):
+        plain = plain_state(state)
+        same = {key: torch.equal(plain[key], value) for key, value in begun.items()}
+        assert all(equal for key, equal in same.items() if key.startswith(("model.0.", "model.1.")))
+        assert not same["model.2.cv1.bn.running_mean"]
+        seen = [value for key, value in state.items() if key.startswith("model.1.") and key.endswith(".seen")]
+        assert [bool(value) for value in seen] == ([True] if recipe else [])
+
+    job = prepare_new(asked(data, name="broken", **words), Quiet().say)
+
+    class Dies(Quiet):
+        def epoch_ended(self, row: dict[str, float]) -> None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(job, network_postprocess(2), Dies())
+    run(prepare_resumed(job.folder.path, Quiet().say))
+    again = read_saved(job.folder.last).ema
+    assert all(torch.equal(value, again[key]) for key, value in ended.ema.items())
 
 
 @pytest.mark.parametrize(
