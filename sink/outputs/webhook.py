@@ -14,10 +14,11 @@ import socket
 import ssl
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from urllib.parse import SplitResult, unquote, unquote_plus, urljoin, urlsplit
+from urllib.parse import unquote, unquote_plus, urljoin, urlsplit
 
 from sink.outputs.address import PrivateAddress, connect_to
 from sink.outputs.delivery import Failed, Output, Refused, Unreachable
@@ -31,6 +32,8 @@ from wire.metrics import package_version
 REDIRECTS_MOST = 3
 # Of the body of a failure: enough for a reason. What a receiver sends beyond is never read.
 ANSWER_BYTES = 500
+# So long the reason is waited for. What it is the reason of is known by then, and is not to hang on it.
+EXCERPT_S = 1.0
 # A piece of a path from this length may be a key; shorter ones are words such as "services", of use in a reason.
 KEY_LENGTH = 12
 
@@ -47,7 +50,17 @@ class _Answer:
     status: int
     location: str
     retry_after: str
-    excerpt: str  # the body's first bytes, where it is a failure
+    excerpt: str  # the body's first bytes, where it is a failure and they came
+
+
+class _FinalResponse(http.client.HTTPResponse):
+    """Reads on past answers that only announce another one (102, 103; the library does so for 100 alone)."""
+
+    def begin(self) -> None:
+        super().begin()
+        while 100 <= self.status < 200 and self.status != 101:  # 101 ends HTTP, and we never ask for it
+            self.headers = self.msg = None  # type: ignore[assignment]  # as before `begin`, which does nothing otherwise
+            super().begin()
 
 
 class Webhook(Output):
@@ -108,17 +121,11 @@ class Webhook(Output):
             ) from None
         if secure:
             link = self._tls.wrap_socket(link, server_hostname=host, do_handshake_on_connect=False)
-        # A receiver that sends a byte now and then keeps a socket's own time limit from ever being reached.
-        limit = threading.Timer(max(0.0, until_s - time.monotonic()), _hang_up, [link])
-        limit.daemon = True
-        limit.start()
         try:
-            if isinstance(link, ssl.SSLSocket):
-                link.do_handshake()
-            answer = _exchange(link, parts, headers, body, secrets)
-            if time.monotonic() >= until_s:
-                raise TimeoutError  # an answer that we cut short looks like one that ended there
-            return answer
+            with link, _hung_up_at(until_s, link):
+                if isinstance(link, ssl.SSLSocket):
+                    link.do_handshake()
+                return _exchange(link, url, headers, body, secrets=secrets, until_s=until_s)
         except ssl.SSLCertVerificationError as error:
             raise Unreachable(f"the certificate of {host} is not to be trusted: {error.verify_message}") from None
         except (OSError, http.client.HTTPException) as error:
@@ -127,9 +134,6 @@ class Webhook(Output):
             # An answer that is no HTTP is quoted in the error.
             what = without(f"{host}: {type(error).__name__}: {error}", secrets)[:ANSWER_BYTES]
             raise Unreachable(what) from None
-        finally:
-            limit.cancel()
-            link.close()
 
     def _secrets(self, url: str) -> set[str]:
         """What a receiver at `url` was sent that nobody else is to know."""
@@ -147,20 +151,35 @@ def _url_secrets(url: str) -> set[str]:
 
 
 def _exchange(
-    link: socket.socket, parts: SplitResult, headers: dict[str, str], body: bytes, secrets: set[str]
+    link: socket.socket, url: str, headers: dict[str, str], body: bytes, *, secrets: set[str], until_s: float
 ) -> _Answer:
     """One request and its answer, without `secrets`, on an open connection."""
+    parts = urlsplit(url)
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
     connection = kind(parts.hostname or "", parts.port)
+    connection.response_class = _FinalResponse
     connection.sock = link  # so that it makes none of its own, to an address that nobody checked
     try:
         path = parts.path or "/"
         connection.request("POST", f"{path}?{parts.query}" if parts.query else path, body, headers)
-        answer = connection.getresponse()
-        excerpt = "" if 200 <= answer.status < 300 else _excerpt(answer.read(ANSWER_BYTES), secrets)
-        return _Answer(answer.status, answer.headers["location"] or "", answer.headers["retry-after"] or "", excerpt)
+        with connection.getresponse() as answer:
+            if time.monotonic() >= until_s:
+                raise TimeoutError  # headers that we cut short look like ones that ended there
+            excerpt = _read_excerpt(answer, link, secrets, until_s) if answer.status >= 400 else ""
+            location, retry_after = (answer.headers[name] or "" for name in ("location", "retry-after"))
+            return _Answer(answer.status, location, retry_after, excerpt)
     finally:
         connection.close()
+
+
+def _read_excerpt(answer: http.client.HTTPResponse, link: socket.socket, secrets: set[str], until_s: float) -> str:
+    """The reason for a failure, where it comes soon and whole: one that is cut may end within a secret."""
+    until_s = min(until_s, time.monotonic() + EXCERPT_S)
+    with suppress(OSError, http.client.HTTPException, ValueError), _hung_up_at(until_s, link):
+        body = answer.read(ANSWER_BYTES)
+        is_cut = time.monotonic() >= until_s or (answer.length and len(body) < ANSWER_BYTES)
+        return "" if is_cut else _excerpt(body, secrets)
+    return ""
 
 
 def _judge(answer: _Answer) -> None:
@@ -214,6 +233,21 @@ def _excerpt(body: bytes, secrets: set[str]) -> str:
         begun = (length for secret in secrets for length in range(1, len(secret)) if text.endswith(secret[:length]))
         text = text[: len(text) - max(begun, default=0)]
     return without(text, secrets)
+
+
+@contextmanager
+def _hung_up_at(until_s: float, link: socket.socket) -> Iterator[None]:
+    """End what is read of the connection then (monotonic).
+
+    A receiver that sends a byte now and then keeps a socket's own time limit from ever being reached.
+    """
+    limit = threading.Timer(max(0.0, until_s - time.monotonic()), _hang_up, [link])
+    limit.daemon = True
+    limit.start()
+    try:
+        yield
+    finally:
+        limit.cancel()
 
 
 def _hang_up(link: socket.socket) -> None:

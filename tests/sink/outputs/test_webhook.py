@@ -170,6 +170,51 @@ def test_a_slow_receiver_costs_the_time_limit_and_no_more(receiver: Any, make_al
     assert 0.4 < took_s < 1.5
 
 
+@pytest.mark.parametrize(
+    ("answer", "kept_open", "kind", "text"),
+    [
+        (b"400 X\r\nTransfer-Encoding: chunked\r\n\r\n100\r\nno /services/Xk9h", False, Refused, "HTTP 400"),
+        (b"400 X\r\nContent-Length: 900\r\n\r\nno /services/Xk9h", False, Refused, "HTTP 400"),
+        (b"422 X\r\nContent-Length: 900\r\n\r\nno /services/Xk9h", True, Refused, "HTTP 422"),
+        (b"400 X\r\n\r\nno /services/Xk9h", True, Refused, "HTTP 400"),
+        (b"500 X\r\nTransfer-Encoding: chunked\r\n\r\nrubbish\r\n", False, Failed, "HTTP 500"),
+        (b"503 X\r\nRetry-After: 7\r\n\r\n", True, Unreachable, "HTTP 503"),
+        (b"422 X\r\n\r\nwhole", False, Refused, "HTTP 422: whole"),
+    ],
+)
+def test_an_answer_counts_though_its_body_is_cut_or_does_not_end(
+    receiver: Any, make_alert: Make, answer: bytes, kept_open: bool, kind: type[DeliveryError], text: str
+) -> None:
+    """The reason is left out then; so is a part of a key that it may end with."""
+    gone = threading.Event()
+
+    def habit(handler: BaseHTTPRequestHandler) -> None:
+        handler.wfile.write(b"HTTP/1.1 " + answer)
+        if kept_open:
+            gone.wait(30)
+
+    receiver.habit = habit
+    begun = time.monotonic()
+    try:
+        with pytest.raises(kind) as caught:
+            send(make_alert(1), f"http://127.0.0.1:{receiver.port}/services/Xk9hunter22xx", timeout_s=20)
+    finally:
+        gone.set()
+    assert (type(caught.value), str(caught.value)) == (kind, text)
+    assert time.monotonic() - begun < 10
+
+
+@pytest.mark.parametrize("first", [b"100 Continue", b"102 Processing", b"103 Early Hints\r\nLink: </a>"])
+def test_an_answer_that_announces_another_is_none(receiver: Any, make_alert: Make, first: bytes) -> None:
+    final = [b"204 X", b"422 X\r\nContent-Length: 3\r\n\r\nwhy"]
+    receiver.habit = lambda handler: handler.wfile.write(
+        b"HTTP/1.1 " + first + b"\r\n\r\nHTTP/1.1 103 X\r\n\r\nHTTP/1.1 " + final.pop(0) + b"\r\n\r\n"
+    )
+    send(make_alert(1), receiver.url)
+    with pytest.raises(Refused, match="HTTP 422: why"):
+        send(make_alert(2), receiver.url)
+
+
 def test_headers_without_end_are_not_read_for_ever(receiver: Any, make_alert: Make) -> None:
     def endless(handler: BaseHTTPRequestHandler) -> None:
         try:
@@ -277,6 +322,25 @@ class TestRedirects:
             assert receiver.requests[0].headers["x-key"] == "k"
         finally:
             other.stop()
+
+    def test_are_followed_without_waiting_for_their_body(self, receiver: Any, make_alert: Make) -> None:
+        gone = threading.Event()
+
+        def habit(handler: BaseHTTPRequestHandler) -> None:
+            if handler.path == "/new":
+                handler.wfile.write(b"HTTP/1.1 204 X\r\n\r\n")
+                return
+            handler.wfile.write(b"HTTP/1.1 307 X\r\nLocation: /new\r\n\r\n")
+            gone.wait(30)
+
+        receiver.habit = habit
+        begun = time.monotonic()
+        try:
+            send(make_alert(1), receiver.url, timeout_s=20)
+        finally:
+            gone.set()
+        assert [one.path for one in receiver.requests] == ["/hook?key=1", "/new"]
+        assert time.monotonic() - begun < 10
 
     def test_in_a_circle_end(self, receiver: Any, answers: Any, make_alert: Make) -> None:
         receiver.habit = answers(307, Location="/hook")
