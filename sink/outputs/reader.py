@@ -7,8 +7,9 @@ the group has a fixed name: which process it is, the lease says.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import redis
@@ -36,11 +37,12 @@ class Entry:
     text: bytes  # its JSON
     attempts: int = 0  # begun, as far as Redis knows
     due_s: float = 0.0  # no attempt before
+    age_when_read_s: float = 0.0
+    read_s: float = field(default_factory=time.monotonic)
 
-    @property
-    def published_s(self) -> float:
-        """Seconds since the epoch, by Redis's clock."""
-        return id_order(self.id)[0] / 1000
+    def age_s(self) -> float:
+        """How old it was by Redis's clock when it was read, and the time since: no clock that is set makes it older."""
+        return self.age_when_read_s + time.monotonic() - self.read_s
 
 
 @dataclass
@@ -85,12 +87,12 @@ class AlertReader:
         if not attempts:
             return []
         # Unlike reading it again, claiming counts: an alert that kills the process comes to its end too.
-        claimed = link.one("XCLAIM", ALERTS, self._group, CONSUMER, 0, *attempts)
+        claimed, clock = link.ask(("XCLAIM", ALERTS, self._group, CONSUMER, 0, *attempts), ("TIME",))
         found = {item[0]: item[1] for item in claimed if item and item[1] is not None}
         gone = [id_ for id_ in attempts if id_ not in found]
         self.counts.trimmed += len(gone)
         self._done += gone
-        entries = self._entries(list(found.items()))
+        entries = self._entries(list(found.items()), clock)
         for entry in entries:
             entry.attempts = attempts[entry.id]
         return entries
@@ -99,11 +101,12 @@ class AlertReader:
         """Up to `count` new alerts; waits up to `block_s` for the first, not at all for 0."""
         wait = ("BLOCK", link.block_ms(block_s)) if block_s > 0 else ()
         who = ("GROUP", self._group, CONSUMER)
-        reply = link.one("XREADGROUP", *who, "COUNT", count, *wait, "STREAMS", ALERTS, ">")
+        asked = ("XREADGROUP", *who, "COUNT", count, *wait, "STREAMS", ALERTS, ">")
+        reply, clock = link.ask(asked, ("TIME",))
         items = reply[0][1] if reply else []
         if items:
             self._last = items[-1][0]
-        return self._entries(items)
+        return self._entries(items, clock)
 
     def look(self, link: Link) -> None:
         """Renew `waiting`, and count what the stream's length cut off before it was read."""
@@ -153,7 +156,8 @@ class AlertReader:
         self.counts.buried += 1
         self.counts.shed += before + 1 - after
 
-    def _entries(self, items: list[Any]) -> list[Entry]:
+    def _entries(self, items: list[Any], clock: list[bytes]) -> list[Entry]:
+        now_s = int(clock[0]) + int(clock[1]) / 1e6
         entries = []
         for id_, fields in items:
             values = dict(zip(fields[::2], fields[1::2], strict=False))
@@ -161,7 +165,8 @@ class AlertReader:
                 if values.get(b"v") != VERSION:
                     raise WireError(f"entry of version {values.get(b'v')!r}; this build knows {VERSION!r}")
                 text = values.get(b"d", b"")
-                entries.append(Entry(id_, from_json(text), text))
+                age_s = now_s - id_order(id_)[0] / 1000
+                entries.append(Entry(id_, from_json(text), text, age_when_read_s=age_s))
             except WireError as error:
                 log.warning("alert skipped", output=self._output, id=id_.decode(), reason=str(error))
                 self.counts.malformed += 1

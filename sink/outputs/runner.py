@@ -199,8 +199,7 @@ class OutputRunner:
 
     def _attempt(self, entry: Entry) -> DeliveryError | None:
         """Deliver; returns what went wrong."""
-        age_s = time.time() - entry.published_s
-        if age_s > self._settings.max_age_s:
+        if entry.age_s() > self._settings.max_age_s:
             return Refused(f"older than max_age_s ({self._settings.max_age_s:g} s)")
         entry.attempts += 1
         try:

@@ -23,7 +23,7 @@ from sink.outputs.lease import Lease
 from sink.outputs.runner import HELD_MOST, OutputRunner
 from sink.outputs.settings import WebhookSettings
 from sink.outputs.webhook import Webhook
-from wire.alerts import ALERTS, Alert
+from wire.alerts import ALERTS, Alert, to_json
 from wire.redis_link import Link, connect
 from wire.settings import RedisSettings
 from wire.valkey import EmbeddedValkey
@@ -82,6 +82,15 @@ class Switched(Lease):
 def pending(url: str, name: str) -> int:
     with redis.Redis.from_url(url) as client:
         return int(client.xpending(ALERTS, f"output:{name}")["pending"])
+
+
+def publish_of_the_past(url: str, *alerts: Alert) -> None:
+    """With ids of two days ago."""
+    with redis.Redis.from_url(url) as client:
+        newest = client.xinfo_stream(ALERTS)["last-generated-id"]
+        at_ms = max(int(time.time() - 2 * 86_400) * 1000, int(newest.partition(b"-")[0]) + 1)
+        for number, one in enumerate(alerts):
+            client.xadd(ALERTS, {"v": "1", "d": to_json(one)}, id=f"{at_ms}-{number}")
 
 
 def letters(url: str, name: str) -> list[Any]:
@@ -244,6 +253,40 @@ class TestDeadLetters:
         wait_until(lambda: running.runner.counts().buried == 3)
         assert "max_age_s" in letters(valkey.url, "a")[0].reason
 
+    def test_hold_what_was_old_when_it_was_read_without_an_attempt(
+        self, valkey: EmbeddedValkey, start: Any, make_alert: Any, wait_until: Any
+    ) -> None:
+        """A siren must not sound for each alert of an outage."""
+        output = Scripted()
+        running = start("a", webhook("http://h"), output, valkey.url)
+        publish_of_the_past(valkey.url, *(make_alert(seq) for seq in range(3)))
+        wait_until(lambda: running.runner.counts().buried == 3)
+        assert output.tries == {}
+
+    def test_hold_nothing_because_a_clock_was_set(
+        self,
+        valkey: EmbeddedValkey,
+        start: Any,
+        publish: Any,
+        make_alert: Any,
+        wait_until: Any,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """A unit without a battery clock: the network comes, the clock is set, and what waited is delivered."""
+        away = threading.Event()
+        away.set()
+        output = Scripted(lambda *_: Unreachable("away") if away.is_set() else None)
+        running = start("a", webhook("http://h"), output, valkey.url)
+        publish(valkey.url, *(make_alert(seq) for seq in range(3)))
+        wait_until(lambda: running.runner.counts().failures >= 2)
+        true_time = time.time
+        monkeypatch.setattr("time.time", lambda: true_time() + 2 * 86_400)
+        time.sleep(0.2)
+        away.clear()
+        publish(valkey.url, make_alert(3))
+        wait_until(lambda: output.seqs == [0, 1, 2, 3])
+        assert letters(valkey.url, "a") == []
+
     def test_are_shed_as_the_oldest_and_counted(
         self, valkey: EmbeddedValkey, start: Any, publish: Any, make_alert: Any, wait_until: Any
     ) -> None:
@@ -256,7 +299,6 @@ class TestDeadLetters:
 
     def test_are_read_page_by_page_and_dropped(self, valkey: EmbeddedValkey, make_alert: Any) -> None:
         from sink.outputs.deadletters import put_aside
-        from wire.alerts import to_json
 
         link = Link(connect(RedisSettings(url=valkey.url)))
         for seq in range(450):
