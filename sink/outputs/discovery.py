@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 
-from sink.outputs.settings import MqttSettings
+from sink.outputs.settings import DEFAULT_TOPIC, MqttSettings
 from wire.metrics import package_version
 
 
@@ -22,12 +22,12 @@ def sensor_topic(settings: MqttSettings, camera: str, rule: str, what: str) -> s
 
 def discovery_topic(settings: MqttSettings, camera: str, rule: str) -> str:
     """Where Home Assistant looks for the description."""
-    return f"{settings.discovery_topic}/binary_sensor/{sensor_id(camera, rule)}/config"
+    return f"{settings.discovery_topic}/binary_sensor/{sensor_id(camera, rule, topic=settings.topic)}/config"
 
 
 def description(settings: MqttSettings, camera: str, rule: str) -> str:
     """The description of a sensor, as JSON."""
-    id_ = sensor_id(camera, rule)
+    id_ = sensor_id(camera, rule, topic=settings.topic)
     return json.dumps(
         {
             "name": rule,
@@ -39,7 +39,7 @@ def description(settings: MqttSettings, camera: str, rule: str) -> str:
             "availability_topic": status_topic(settings),
             "device_class": "problem" if rule.startswith("system.") else "motion",
             "device": {
-                "identifiers": [sensor_id(camera)],
+                "identifiers": [sensor_id(camera, topic=settings.topic)],
                 "name": camera,
                 "manufacturer": "Sparsecam",
                 "sw_version": package_version(),
@@ -49,9 +49,14 @@ def description(settings: MqttSettings, camera: str, rule: str) -> str:
     )
 
 
-def sensor_id(*names: str) -> str:
-    """An id of the characters that Home Assistant admits; no two different sets of names share one."""
+def sensor_id(*names: str, topic: str = DEFAULT_TOPIC) -> str:
+    """An id of the characters that Home Assistant admits; no two different sets of names share one.
+
+    Nor do two topics: units on one broker may have cameras and rules of the same names.
+    """
     text = "_".join(["sparsecam", *names])
     plain = re.sub(r"[^A-Za-z0-9_-]", "_", text)
-    # "a_b", "c" and "a", "b_c" look the same, so the names themselves are part of it.
-    return f"{plain}_{hashlib.sha256(json.dumps(names).encode()).hexdigest()[:6]}"
+    # "a_b", "c" and "a", "b_c" look the same, so the names themselves are part of it. The default topic is not: ids
+    # had none in them once, and Home Assistant would take a new id for a new sensor.
+    hashed = json.dumps(names if topic == DEFAULT_TOPIC else [topic, names])
+    return f"{plain}_{hashlib.sha256(hashed.encode()).hexdigest()[:6]}"

@@ -13,6 +13,9 @@ from wire.paths import MaybePath, SomePath
 
 Event = Literal["opened", "updated", "closed"]
 
+# Of MQTT; a unit that shares its broker with another needs one of its own.
+DEFAULT_TOPIC = "sparsecam"
+
 
 class CommonSettings(BaseModel):
     """What all outputs can be told: which alerts they want, and how long to try."""
@@ -127,7 +130,7 @@ class MqttSettings(CommonSettings):
     tls: bool = Field(False, description="Encrypt, and check the broker's certificate.")
     ca_file: MaybePath = Field(None, description="Certificates to trust for TLS; default: the system's.")
     topic: str = Field(
-        "sparsecam",
+        DEFAULT_TOPIC,
         pattern=r"^[^#+\s/\x00]+(/[^#+\s/\x00]+)*$",
         max_length=200,
         description="First part of all topics: TOPIC/alerts has each alert, TOPIC/CAMERA/RULE/state ON or OFF.",

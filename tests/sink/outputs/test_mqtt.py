@@ -90,6 +90,35 @@ def test_home_assistant_finds_the_sensors_before_the_first_alert_of_each(
     wait_until(lambda: late.of("sparsecam/status") == [b"online", b"offline"])
 
 
+def test_units_on_one_broker_with_topics_of_their_own_have_sensors_of_their_own(
+    broker: Any, listen: Any, mqtt: Any, make_alert: Make, wait_until: Any
+) -> None:
+    units = [mqtt(broker.port, ("door", "armed"), topic=topic) for topic in ("sparsecam", "house", "barn")]
+    for seq, one in enumerate(units):
+        deliver(one, make_alert(seq))
+    late = listen(broker.port)  # what is retained of each
+
+    def told() -> dict[str, Any]:
+        said = [json.loads(text) for topic, text in list(late.messages) if topic.startswith("homeassistant/")]
+        return {one["state_topic"].partition("/")[0]: one for one in said}
+
+    wait_until(lambda: len(told()) == 3)
+    assert len({one["unique_id"] for one in told().values()}) == 3
+    assert len({one["device"]["identifiers"][0] for one in told().values()}) == 3
+    assert {topic: one["availability_topic"] for topic, one in told().items()} == {
+        "sparsecam": "sparsecam/status",
+        "house": "house/status",
+        "barn": "barn/status",
+    }
+    units[1].close()
+    wait_until(lambda: late.of("house/status")[-1:] == [b"offline"])
+    assert (late.of("sparsecam/status"), late.of("barn/status")) == ([b"online"], [b"online"])
+
+
+def test_with_the_default_topic_a_sensor_keeps_the_id_it_always_had() -> None:
+    assert sensor_id("door", "armed", topic="sparsecam") == sensor_id("door", "armed") == "sparsecam_door_armed_fb0103"
+
+
 def test_a_sensor_of_the_system_is_told_of_with_its_first_alert(
     broker: Any, listen: Any, mqtt: Any, make_alert: Make, wait_until: Any
 ) -> None:
