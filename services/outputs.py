@@ -1,4 +1,4 @@
-"""The outputs of the sink process: a thread each, and one that holds the lease."""
+"""The outputs of the sink process: a thread each, and one each that holds its lease."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def build(name: str, settings: OutputSettings, connection: Callable[[], redis.Re
     """The output that `settings` describe; raises OutputUnavailable.
 
     With a `connection` to Redis it also shows its receiver what is open, where it can: for the process that holds the
-    lease of the outputs.
+    output's lease.
     """
     if isinstance(settings, WebhookSettings):
         return Webhook(settings, name)
@@ -78,31 +78,33 @@ def start_outputs(config: Config, stop: threading.Event) -> Iterator[Callable[[]
     if not config.outputs:
         yield dict
         return
-    lease, lease_stop = Lease(connection), threading.Event()
+    leases, lease_stop = {name: Lease(name, connection) for name in config.outputs}, threading.Event()
     runners = [
-        OutputRunner(name, settings, build(name, settings, connection), connection, lease)
+        OutputRunner(name, settings, build(name, settings, connection), connection, leases[name])
         for name, settings in config.outputs.items()
     ]
-    holder = threading.Thread(target=lease.run, args=(lease_stop,), name="outputs-lease", daemon=True)
+    holders = [
+        threading.Thread(target=one.run, args=(lease_stop,), name=f"output-{name}-lease", daemon=True)
+        for name, one in leases.items()
+    ]
     threads = [
         threading.Thread(target=one.run, args=(stop,), name=f"output-{one.name}", daemon=True) for one in runners
     ]
     unexport = metrics.export_counts(lambda: _counts(runners))
-    for thread in (holder, *threads):
+    for thread in (*holders, *threads):
         thread.start()
     try:
         yield lambda: {one.name: counts.waiting for one in runners if not (counts := one.counts()).reachable}
     finally:
         stop.set()
-        _join(threads)
+        _join(threads, STOP_S)
         lease_stop.set()  # only now: another process must not begin what is still being delivered here
-        holder.join(STOP_S / 2)
+        _join(holders, STOP_S / 2)
         unexport()
 
 
-def _join(threads: Iterable[threading.Thread]) -> None:
-
-    until_s = time.monotonic() + STOP_S
+def _join(threads: Iterable[threading.Thread], limit_s: float) -> None:
+    until_s = time.monotonic() + limit_s
     for thread in threads:
         thread.join(max(0.0, until_s - time.monotonic()))
 

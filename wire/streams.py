@@ -12,7 +12,7 @@ Keys (`{camera}` stands in braces literally: the hash tag that keeps a camera's 
 - `sparsecam:watched`  hash, which rules the sinks run on which cameras (sink/watchers.py)
 - `sparsecam:sensors:<output>`  set, what an MQTT output has told Home Assistant of (sink/outputs/sensors.py)
 - `sparsecam:deadletters:<output>`  stream of the alerts that an output gave up (sink/outputs/deadletters.py)
-- `sparsecam:outputs:owner`  which process runs the outputs (sink/outputs/lease.py)
+- `sparsecam:outputs:owner:<output>`  which process runs an output (sink/outputs/lease.py)
 - `sparsecam:jobs`, `sparsecam:job:*`  training jobs (wire/jobs.py)
 """
 

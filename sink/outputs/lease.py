@@ -1,8 +1,9 @@
-"""Which process delivers: one of all sinks, so that each alert goes out once and in order.
+"""Which process delivers to an output: one of all sinks that have it, so that each alert goes out once and in order.
 
-One key in Redis, `sparsecam:outputs:owner`, that its holder renews and that runs out when the holder dies. A holder
-that is cut off from Redis stops delivering before the key runs out. A process that was frozen in the middle of an
-attempt may still deliver that one alert a second time, under the same key: no receiver can be made to check a lease.
+One key in Redis an output, `sparsecam:outputs:owner:<output>`, that its holder renews and that runs out when the holder
+dies. A holder that is cut off from Redis stops delivering before the key runs out. A process that was frozen in the
+middle of an attempt may still deliver that one alert a second time, under the same key: no receiver can be made to
+check a lease.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ from wire.redis_link import RedisAway, trouble_name
 
 log = structlog.get_logger()
 
-OWNER_KEY = "sparsecam:outputs:owner"
 # How soon another process takes over after a crash. Several renewals fit in, so that one that is late loses nothing.
 LEASE_S = 5.0
 RENEW_EVERY_S = 1.0
@@ -29,10 +29,16 @@ RENEW_EVERY_S = 1.0
 MARGIN_S = 1.0
 
 
-class Lease:
-    """Call `run` on a thread; `held` from any."""
+def owner_key(output: str) -> str:
+    """Which process runs an output."""
+    return f"sparsecam:outputs:owner:{output}"
 
-    def __init__(self, connect: Callable[[], redis.Redis], lease_s: float = LEASE_S) -> None:
+
+class Lease:
+    """Of one output. Call `run` on a thread; `held` from any."""
+
+    def __init__(self, output: str, connect: Callable[[], redis.Redis], lease_s: float = LEASE_S) -> None:
+        self._output = output
         self._connect = connect
         self._lease_s = lease_s
         self._until_s = 0.0
@@ -59,13 +65,13 @@ class Lease:
             try:
                 if client is None or lock is None:
                     client = self._connect()
-                    lock = client.lock(OWNER_KEY, timeout=self._lease_s, thread_local=False)
+                    lock = client.lock(owner_key(self._output), timeout=self._lease_s, thread_local=False)
                 self._renew(lock)
                 told = self._silent = False
             except (redis.RedisError, RedisAway, OSError) as error:
                 self._silent = True
                 if not told:
-                    log.warning(f"{trouble_name(error)}: outputs wait", reason=redact(str(error)))
+                    log.warning(f"{trouble_name(error)}: output waits", output=self._output, reason=redact(str(error)))
                     told = True
             stop.wait(RENEW_EVERY_S if self.held() else RENEW_EVERY_S / 4)
         self._release(client, lock)
@@ -82,7 +88,7 @@ class Lease:
         if got:
             self._until_s = asked_s + self._lease_s - MARGIN_S
             if not was_held:
-                log.info("this process runs the outputs")
+                log.info("this process runs the output", output=self._output)
 
     def _release(self, client: redis.Redis | None, lock: Lock | None) -> None:
         """So that another process need not wait for it to run out."""

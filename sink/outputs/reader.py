@@ -67,20 +67,13 @@ class AlertReader:
         self.waiting = 0  # alerts in the stream that were not read yet, as of the last `look`
         self.counts = ReaderCounts()
 
-    def resume(self, link: Link, held: Collection[bytes]) -> list[Entry]:
-        """Make the group where it is not; return what was handed out earlier and is neither done nor in `held`.
+    def prepare(self, link: Link) -> None:
+        """Make the group where it is not: from now on alerts are kept for the output, whoever delivers them."""
+        self._make_group(link)
 
-        A new output begins with the next alert. Where Redis lost the group, it goes on after the last alert it read;
-        where Redis lost the stream too, from the start of the new one.
-        """
-        newest = last_id(link, ALERTS)
-        start = newest if self._last is None else self._last
-        if id_order(start) > id_order(newest):
-            self._last = start = b"0-0"
-        (made,) = link.send(("XGROUP", "CREATE", ALERTS, self._group, start, "MKSTREAM"))
-        if isinstance(made, redis.ResponseError) and not str(made).startswith("BUSYGROUP"):
-            raise made
-        self._last = start
+    def resume(self, link: Link, held: Collection[bytes]) -> list[Entry]:
+        """Make the group where it is not; return what was handed out earlier and is neither done nor in `held`."""
+        self._last = self._make_group(link)
         self.flush(link)
         pending = link.one("XPENDING", ALERTS, self._group, "-", "+", PENDING_MOST)
         attempts = {id_: count for id_, _, _, count in pending if id_ not in held}
@@ -155,6 +148,21 @@ class AlertReader:
         before, _, after, _ = done
         self.counts.buried += 1
         self.counts.shed += before + 1 - after
+
+    def _make_group(self, link: Link) -> bytes:
+        """Returns the id that a group made now begins after.
+
+        A new output begins with the next alert. Where Redis lost the group, it goes on after the last alert it read;
+        where Redis lost the stream too, from the start of the new one.
+        """
+        newest = last_id(link, ALERTS)
+        start = newest if self._last is None else self._last
+        if id_order(start) > id_order(newest):
+            self._last = start = b"0-0"
+        (made,) = link.send(("XGROUP", "CREATE", ALERTS, self._group, start, "MKSTREAM"))
+        if isinstance(made, redis.ResponseError) and not str(made).startswith("BUSYGROUP"):
+            raise made
+        return start
 
     def _entries(self, items: list[Any], clock: list[bytes]) -> list[Entry]:
         now_s = int(clock[0]) + int(clock[1]) / 1e6

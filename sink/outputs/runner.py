@@ -31,7 +31,7 @@ log = structlog.get_logger()
 HELD_MOST = 256
 # The longest wait for an alert: how soon `stop` and the loss of the lease are heard.
 IDLE_WAIT_S = 0.25
-# While another process runs the outputs: how soon it is heard that this one does.
+# While another process runs the output: how soon it is heard that this one does.
 STANDBY_WAIT_S = 0.1
 REDIS_RETRY_S = 0.25
 # How often the backlog is looked up: as often as anybody looks at metrics.
@@ -75,6 +75,7 @@ class OutputRunner:
         self._lease = lease
         self._reader = AlertReader(name, settings.deadletters_maxlen)
         self._link: Link | None = None
+        self._is_prepared = False  # whether Redis keeps alerts for the output
         self._held: dict[bytes, Entry] = {}  # in the order of the stream
         self._outages = 0  # attempts in a row that did not reach the receiver
         self._paused_until_s = 0.0
@@ -86,15 +87,12 @@ class OutputRunner:
         told = False
         try:
             while not stop.is_set():
-                if not self._is_ours():
-                    self._let_go()
-                    if self._is_anothers():  # and not only cut off from Redis: then the output still speaks for us
-                        self._output.release()
-                    self._refresh_s = 0.0
-                    stop.wait(STANDBY_WAIT_S)
-                    continue
                 try:
-                    self._round(self._link or self._resume(), stop)
+                    if self._is_ours():
+                        self._round(self._link or self._resume(), stop)
+                    else:
+                        self._stand_by()
+                        stop.wait(STANDBY_WAIT_S)
                     told = False
                 except (redis.RedisError, RedisAway, OSError) as error:
                     if not told:
@@ -134,6 +132,19 @@ class OutputRunner:
     def _is_cut_off(self) -> bool:
         return self._lease is not None and self._lease.silent()
 
+    def _stand_by(self) -> None:
+        self._let_go()
+        if self._is_anothers():  # and not only cut off from Redis: then the output still speaks for us
+            self._output.release()
+        self._refresh_s = 0.0
+        if not self._is_prepared:
+            link = Link(self._connect())
+            try:
+                self._reader.prepare(link)
+            finally:
+                link.close()
+            self._is_prepared = True
+
     def _resume(self) -> Link:
         link = Link(self._connect())
         try:
@@ -144,6 +155,7 @@ class OutputRunner:
             link.close()
             raise
         self._link = link
+        self._is_prepared = True
         return link
 
     def _round(self, link: Link, stop: threading.Event) -> None:

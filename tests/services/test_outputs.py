@@ -21,7 +21,7 @@ from services.config import Config, load
 from services.config_errors import ConfigError
 from services.outputs import OutputUnavailable, build, start_outputs
 from sink.outputs.delivery import Refused
-from sink.outputs.lease import OWNER_KEY
+from sink.outputs.lease import owner_key
 from sink.outputs.settings import WebhookSettings
 from wire import metrics
 from wire.alerts import ALERTS, Alert, alert_id, alert_once, rfc3339
@@ -128,6 +128,29 @@ def test_a_config_with_outputs_delivers_and_one_that_is_dead_disturbs_no_other(
     assert not [one.name for one in threading.enumerate() if one.name.startswith("output")]
 
 
+def test_sinks_of_different_configurations_run_each_its_own_outputs_and_shared_ones_once(
+    folder: Path, valkey: EmbeddedValkey, wait_until: Any
+) -> None:
+    def unit(name: str) -> Config:
+        path = folder / f"{name}.yaml"
+        outputs = "\n".join(f"  {one}: {{kind: disk, folder: '{folder}/{one}'}}" for one in (name, "both"))
+        path.write_text(f"redis: {{url: '{valkey.url}'}}\noutputs:\n{outputs}\n")
+        return load(path, {})
+
+    def written(output: str) -> int:
+        return sum(len(one.read_text().splitlines()) for one in (folder / output).glob("*.jsonl"))
+
+    with start_outputs(unit("office"), threading.Event()):
+        wait_until(lambda: groups(valkey.url) == 2, 20)
+        with start_outputs(unit("guards"), threading.Event()):
+            wait_until(lambda: groups(valkey.url) == 3, 20)
+            publish(valkey.url, *(alert(seq) for seq in range(20)))
+            wait_until(lambda: [written(one) for one in ("office", "guards", "both")] == [20, 20, 20], 20)
+        publish(valkey.url, alert(20))
+        wait_until(lambda: [written(one) for one in ("office", "both")] == [21, 21], 20)
+    assert written("guards") == 20
+
+
 def test_no_outputs_start_nothing() -> None:
     before = set(threading.enumerate())
     with start_outputs(Config(), threading.Event()):
@@ -202,7 +225,7 @@ def test_sinks_redis_and_receiver_die_and_every_alert_arrives(
         more(100)
         start()
         start()  # a second one stands by
-        wait_until(lambda: exists(own_valkey.url, OWNER_KEY), 20)
+        wait_until(lambda: exists(own_valkey.url, owner_key("hook")), 20)
         assert own_valkey.pid is not None
         os.kill(own_valkey.pid, signal.SIGKILL)
         wait_until(lambda: own_valkey.pid is None)

@@ -1,4 +1,4 @@
-"""Of several sinks one runs the outputs: its lease passes on at once, and ends before another takes over."""
+"""Of several sinks one runs an output: its lease passes on at once, and ends before another takes over."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def begin() -> Any:
     begun: list[tuple[threading.Event, threading.Thread]] = []
 
-    def start(url: str, lease_s: float = 0.6) -> tuple[Lease, Callable[[], None]]:
-        lease = Lease(lambda: connect(RedisSettings(url=url, timeout_s=0.3)), lease_s)
+    def start(url: str, lease_s: float = 0.6, output: str = "a") -> tuple[Lease, Callable[[], None]]:
+        lease = Lease(output, lambda: connect(RedisSettings(url=url, timeout_s=0.3)), lease_s)
         stop = threading.Event()
         thread = threading.Thread(target=lease.run, args=(stop,))
         thread.start()
@@ -60,6 +60,14 @@ def test_the_lease_is_held_by_one_and_passed_on_at_once(valkey: EmbeddedValkey, 
     assert not first.held()
 
 
+def test_the_leases_of_two_outputs_are_apart(valkey: EmbeddedValkey, begin: Any, wait_until: Any) -> None:
+    first, _ = begin(valkey.url, 5.0, "a")
+    wait_until(first.held)
+    second, _ = begin(valkey.url, 5.0, "b")
+    wait_until(second.held)
+    assert first.held() and not first.taken() and not second.taken()
+
+
 def test_the_lease_of_a_process_cut_off_ends_before_another_takes_over(
     own_valkey: EmbeddedValkey, begin: Any, wait_until: Any
 ) -> None:
@@ -85,5 +93,5 @@ def test_the_lease_survives_a_restart_of_redis(own_valkey: EmbeddedValkey, begin
     wait_until(first.held)
     with redis.Redis.from_url(own_valkey.url) as client:
         client.flushall()
-    wait_until(lambda: redis.Redis.from_url(own_valkey.url).exists(lease_module.OWNER_KEY))
+    wait_until(lambda: redis.Redis.from_url(own_valkey.url).exists(lease_module.owner_key("a")))
     wait_until(first.held)

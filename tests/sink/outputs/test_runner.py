@@ -66,7 +66,7 @@ class Switched(Lease):
     """A lease that is held, and that another has, as it is told."""
 
     def __init__(self) -> None:
-        super().__init__(redis.Redis)
+        super().__init__("a", redis.Redis)
         self.is_ours, self.is_taken, self.is_silent = True, False, False
 
     def held(self) -> bool:
@@ -82,6 +82,11 @@ class Switched(Lease):
 def pending(url: str, name: str) -> int:
     with redis.Redis.from_url(url) as client:
         return int(client.xpending(ALERTS, f"output:{name}")["pending"])
+
+
+def group_names(url: str) -> list[bytes]:
+    with redis.Redis.from_url(url) as client:
+        return [one["name"] for one in client.xinfo_groups(ALERTS)] if client.exists(ALERTS) else []
 
 
 def publish_of_the_past(url: str, *alerts: Alert) -> None:
@@ -487,6 +492,27 @@ def test_without_the_lease_nothing_is_delivered_and_with_it_what_waited_is(
         wait_until(lambda: runner._link is not None)
         lease.is_ours = False
         wait_until(lambda: runner._link is None)
+        publish(valkey.url, make_alert(1))
+        time.sleep(0.3)
+        assert output.taken == []
+        lease.is_ours = True
+        wait_until(lambda: output.seqs == [1])
+    finally:
+        stop.set()
+        thread.join(5)
+
+
+def test_what_comes_before_anybody_has_the_lease_is_kept(
+    valkey: EmbeddedValkey, publish: Any, make_alert: Any, wait_until: Any
+) -> None:
+    lease, output = Switched(), Scripted()
+    lease.is_ours = False
+    runner = OutputRunner("a", webhook("http://h"), output, lambda: connect(RedisSettings(url=valkey.url)), lease)
+    stop = threading.Event()
+    thread = threading.Thread(target=runner.run, args=(stop,))
+    thread.start()
+    try:
+        wait_until(lambda: group_names(valkey.url) == [b"output:a"])
         publish(valkey.url, make_alert(1))
         time.sleep(0.3)
         assert output.taken == []

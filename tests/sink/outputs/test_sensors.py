@@ -16,7 +16,7 @@ import redis
 
 from sink.outputs.delivery import Unreachable
 from sink.outputs.discovery import sensor_id
-from sink.outputs.lease import OWNER_KEY
+from sink.outputs.lease import owner_key
 from sink.outputs.mqtt import Mqtt
 from sink.outputs.sensors import Sensors
 from wire.alerts import ALERTS, from_json, to_json
@@ -247,7 +247,7 @@ def connection():
 stop, lease_stop = threading.Event(), threading.Event()
 signal.signal(signal.SIGTERM, lambda *_: stop.set())
 settings = MqttSettings(kind="mqtt", host="127.0.0.1", port=int(sys.argv[2]), timeout_s=3)
-lease = Lease(connection, lease_s=3.0)
+lease = Lease("ha", connection, lease_s=3.0)
 holder = threading.Thread(target=lease.run, args=(lease_stop,))
 holder.start()
 OutputRunner("ha", settings, Mqtt(settings, Sensors("ha", connection)), connection, lease).run(stop)
@@ -276,7 +276,7 @@ def process(valkey: EmbeddedValkey, broker: Any) -> Iterator[StartProcess]:
 
 def holder(url: str) -> bytes | None:
     with redis.Redis.from_url(url) as client:
-        token: bytes | None = client.get(OWNER_KEY)
+        token: bytes | None = client.get(owner_key("ha"))
         return token
 
 
