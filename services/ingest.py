@@ -84,7 +84,7 @@ def _report(health: Health, fleet: Fleet, link: FrameLink, shared: list[str]) ->
         }
     troubled = any(camera.error is not None for camera in fleet.snapshots())
     state: State = "degraded" if troubled or shared or link.trouble or not link.broker_alive else "ok"
-    astray: dict[str, object] = {"link_error": link.trouble} if link.trouble else {}
+    astray: dict[str, str | dict[str, str]] = {"link_error": link.trouble} if link.trouble else {}
     if shared:
         astray["cameras_shared"] = dict.fromkeys(shared, SHARED_MEND)
     health.set(state, finished=fleet.finished, broker=link.broker_alive, **astray, **totals, cameras=cameras)
