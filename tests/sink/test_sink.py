@@ -210,9 +210,10 @@ def test_an_outage_of_redis_loses_no_alert(
 def test_redis_that_comes_back_empty_is_gone_on_with(
     own_valkey: EmbeddedValkey, start_sink: Callable[..., Running], detection_record: MakeRecord, wait_until: WaitUntil
 ) -> None:
-    start_sink(own_valkey.url)
+    running = start_sink(own_valkey.url)
     publish(own_valkey.url, *(detection_record(seq, "pistol") for seq in range(5)))
     wait_until(lambda: pending(own_valkey.url) == 0 and len(alerts_of(own_valkey.url)) == 1)
+    wait_until(lambda: running.sink.snapshot().alerts_waiting == 0)  # it has heard that the alert is stored
     kill(own_valkey, wait_until)
     for file in (own_valkey.data_dir / "appendonlydir").iterdir():
         file.unlink()
