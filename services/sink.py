@@ -9,9 +9,11 @@ from services.config import Config
 from services.outputs import start_outputs
 from sink.camera import Plan
 from sink.messages import Links
+from sink.settings import SinkSettings
 from sink.sink import Sink
 from sink.snapshot import SinkSnapshot
 from wire import metrics
+from wire.clocks import on_this_host
 from wire.eviction import MEND
 from wire.health import Health
 from wire.media import media_links
@@ -20,7 +22,7 @@ from wire.redis_link import REFUSES
 
 def run(config: Config, stop: threading.Event, health: Health) -> None:
     """Follow the detections of all cameras until `stop`."""
-    sink = Sink(config.sink, sink_plan(config), config.cameras, config.redis, config.redis_url)
+    sink = Sink(sink_settings(config), sink_plan(config), config.cameras, config.redis, config.redis_url)
     unexport = metrics.export_counts(lambda: _counts(sink.snapshot()))
     try:
         with start_outputs(config, stop) as unreached:
@@ -28,6 +30,13 @@ def run(config: Config, stop: threading.Event, health: Health) -> None:
     finally:
         unexport()
         set_health(sink.snapshot(), health)
+
+
+def sink_settings(config: Config) -> SinkSettings:
+    """The sink's settings, `same_host` decided: stamps are of the workers' clock (wire.clocks)."""
+    if config.sink.same_host is not None:
+        return config.sink
+    return config.sink.model_copy(update={"same_host": on_this_host(config.workers_endpoint)})
 
 
 def sink_plan(config: Config) -> Plan:

@@ -66,6 +66,8 @@ class SinkSettings(BaseModel):
     commit_s: float = Field(
         0.2, ge=0, le=10, description="How long frames without an alert stay unacknowledged, to save writes (seconds)."
     )
-    same_host: bool = Field(
-        True, description="The detector workers run on this host, so that latency_ms of an alert can be measured."
+    same_host: bool | None = Field(
+        None,
+        description="The detector workers run on this host, so that latency_ms of an alert can be measured. "
+        "Empty: they do unless link.workers is tcp://.",
     )

@@ -32,7 +32,7 @@ class WatchedCamera:
         self.reorder: Reorder[Entry] = Reorder(settings.reorder_timeout_s, settings.reorder_frames, state.next_orders)
         self.work = CameraWork(name, plan, state.work)
         self.heard_s = 0.0  # when its last frame came, by the sink's clock
-        self._same_host = settings.same_host
+        self._same_host = settings.same_host is not False
         self._idle_s = plan.incidents.idle_s
         system = plan.incidents.system
         self._own_rules = RULES if system.enabled else ()
