@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from wire.logs import redact
 
@@ -22,7 +21,6 @@ TLS_OPTIONS = (
     "ssl_keyfile",
     "ssl_password",
 )
-_DATABASE = re.compile(r"/?[0-9]*")
 
 
 class RedisUrlError(ValueError):
@@ -42,8 +40,8 @@ def check_url(url: str) -> str:
         options = parse_qsl(parts.query, keep_blank_values=True)
     except ValueError:
         raise bad_url(url, "it is not a URL") from None
-    # redis-py takes what is no number for database 0.
-    if scheme != "unix" and not _DATABASE.fullmatch(parts.path):
+    # redis-py takes what is no number for database 0, and /1/2 for 12.
+    if scheme != "unix" and not _is_database(unquote(parts.path).strip("/")):
         raise bad_url(url, "what follows the host is no database's number")
     allowed = (*_OPTIONS, *TLS_OPTIONS) if scheme == "rediss" else _OPTIONS
     for name, value in options:
@@ -51,9 +49,13 @@ def check_url(url: str) -> str:
             raise bad_url(url, f"the option {name!r} is TLS's, which rediss:// has")
         if name not in allowed:
             raise bad_url(url, f"the option {name!r} is none of {', '.join(allowed)}")
-        if name == "db" and not value.isdecimal():
+        if name == "db" and not _is_database(value):
             raise bad_url(url, "its db is no database's number")
     return url
+
+
+def _is_database(text: str) -> bool:
+    return not text or (text.isascii() and text.isdecimal())
 
 
 def bad_url(url: str, what: str) -> RedisUrlError:

@@ -98,6 +98,22 @@ def test_a_bad_url_is_named_without_its_password(url: str) -> None:
             RedisSettings(url=url)
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://127.0.0.1:1/0/",
+        "redis://127.0.0.1:1/%30",
+        "redis://127.0.0.1:1?db=",
+        "redis://[::1]:1/0",
+        "redis://:p%40ss@127.0.0.1:1/15",
+        "unix:///nowhere/valkey.sock?db=3&password=x",
+    ],
+)
+def test_a_url_that_the_library_understands_is_tried(url: str) -> None:
+    with pytest.raises(RedisAway):
+        connect(RedisSettings(url=url))
+
+
 @pytest.mark.parametrize("option", ["", *(f"?{name}=x" for name in TLS_OPTIONS)])
 def test_the_options_of_tls_are_those_that_the_library_knows(option: str) -> None:
     # Nobody answers at port 1; a name that it does not know would be a TypeError here.
