@@ -93,7 +93,9 @@ class Trials:
             return len(names)
         if not own:
             return None
-        return max(len(own), max(names, default=-1) + 1) if isinstance(names, dict) else len(own)
+        # By the highest number: neither the file nor the config need name all below it.
+        numbered: list[int] = [*own, *(names if isinstance(names, dict) else ())]
+        return max(numbered) + 1
 
     def at_some_batch(self, engine: str, height: int, width: int, beat_ms: float | None = None) -> Verdict:
         """With one picture at a time, else (where the graph insists) with the batch it was exported with."""

@@ -179,7 +179,8 @@ def check_class_count(head: Head, outputs: Sequence[Array], named: int | None) -
     raise HeadError(
         f"outputs {shapes} have {more} columns more than the {named} class names of the model need: "
         "it looks like an OBB, pose or segmentation head, and only detection heads are understood. If these are "
-        "classes, name them all in detector.labels"
+        "classes, name them all in detector.labels or, as for a model that is deployed or prepared, in the file's "
+        "metadata (names)"
     )
 
 

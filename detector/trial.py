@@ -265,7 +265,7 @@ def judge(model: Model, data: bytes, request: TrialRequest, tell: Callable[[Verd
 
 def _named(model: Model, request: TrialRequest) -> int | None:
     """How many classes have a name; None where the file, which is to name them all, names none."""
-    return max(*model.labels, (request.classes or 0) - 1) + 1 if model.labels else None
+    return max([*model.labels, (request.classes or 0) - 1]) + 1 if model.labels else None
 
 
 def _on_raw_heads(like: Verdict, raw: RawHeads, data: bytes, model: Model, request: TrialRequest) -> Verdict:

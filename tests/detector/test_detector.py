@@ -203,7 +203,9 @@ def test_names_come_from_the_config_then_the_model_then_numbers(
         labels(named, labels=["a", "b", "c"])
 
 
-@pytest.mark.parametrize(("names", "count"), [({1: "blue"}, 2), ({4: "red"}, 5), (["a"], 1), (None, 2), ([], 2)])
+@pytest.mark.parametrize(
+    ("names", "count"), [({1: "blue"}, 2), ({0: "a"}, 2), ({4: "red"}, 5), (["a"], 1), (None, 2), ([], 2)]
+)
 def test_names_for_some_classes_say_only_how_many_there_are_at_least(
     graphs: ModuleType, tmp_path: Path, settings: Settings, names: Any, count: int
 ) -> None:
