@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from trainer.hyp import Hyp
 from trainer.saved import is_ours
 from trainer.settings import TrainSettings
 
+ENDING_S = 3.0  # a training that was killed may be writing to a slow disk still, and then goes
 _TRIES = 10_000  # exp, exp2, exp3...
 _HELD: dict[tuple[int, int], TextIO] = {}  # locks of runs, by device and inode: this process keeps them until it ends
 
@@ -71,7 +73,7 @@ class RunFolder:
         with self.writing(path):
             file = path.open("a+")
         try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(file)
         except (BlockingIOError, PermissionError):
             file.seek(0)
             number = file.read().strip()
@@ -88,6 +90,19 @@ class RunFolder:
             os.write(file.fileno(), f"{os.getpid()}\n".encode())
         for left in self.weights.glob("*.unfinished"):  # of a training that was killed while it wrote
             left.unlink(missing_ok=True)
+
+
+def _lock(file: TextIO) -> None:
+    """Raises BlockingIOError or PermissionError where another process keeps it for longer than its end may take."""
+    until_s = time.monotonic() + ENDING_S
+    while True:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except (BlockingIOError, PermissionError):
+            if time.monotonic() > until_s:
+                raise
+        time.sleep(0.1)
 
 
 def _key(path: Path) -> tuple[int, int]:

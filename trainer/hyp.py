@@ -14,6 +14,7 @@ from trainer.errors import TrainerError
 
 # In YOLOv5's own files, and nothing here: what each would ask for, "" where its own code does not read it either.
 _UNUSED = {"iou_t": "", "fl_gamma": "focal loss", "copy_paste": "copying objects by their masks"}
+_ANCHORS = 3  # a level; YOLOv5 rounds what its files say, and takes 0 for the model's own
 _SIZE_LIMIT = 1 << 20  # bytes of a hyp file: thirty numbers, generously
 
 
@@ -74,7 +75,7 @@ def read_hyp(path: Path | None) -> Hyp:
         raise TrainerError(f"{path}: expected a mapping such as `lr0: 0.01`, found {type(values).__name__}")
     faults = list(_asked_in_vain(values))
     try:
-        hyp = Hyp.model_validate({key: value for key, value in values.items() if key not in _UNUSED})
+        hyp = Hyp.model_validate({key: value for key, value in values.items() if key not in (*_UNUSED, "anchors")})
     except ValidationError as error:
         faults += [f"{'.'.join(map(str, it['loc']))}: {it['msg']}" for it in error.errors()]
     if faults:
@@ -84,9 +85,11 @@ def read_hyp(path: Path | None) -> Hyp:
 
 def _asked_in_vain(values: Mapping[Any, Any]) -> Iterator[str]:
     """What is wrong with the values of YOLOv5's files that change nothing here."""
-    for key, what in _UNUSED.items():
+    for key, what in {**_UNUSED, "anchors": ""}.items():
         value = values.get(key, 0)
         if isinstance(value, bool) or not isinstance(value, int | float):
             yield f"{key}: {value!r}; expected a number"
         elif what and value != 0:
             yield f"{key}: {value} asks for {what}, which is not done here; expected 0, or the line left out"
+        elif key == "anchors" and value != 0 and round(value) != _ANCHORS:
+            yield f"anchors: {value}; expected {_ANCHORS}, since networks here have as many a level"

@@ -60,7 +60,10 @@ def append(path: Path, row: Mapping[str, float]) -> None:
 
 def is_ours(path: Path) -> bool:
     """Whether `append` can go on in this file."""
-    header, _ = _lines(path)
+    try:
+        header, _ = _lines(path)
+    except (OSError, UnicodeDecodeError):  # a folder, or another program's table
+        return False
     return header is None or header == ",".join(COLUMNS)
 
 

@@ -90,6 +90,8 @@ def prepare_resumed(path: Path, say: Say, changed: Mapping[str, Any] | None = No
     except (KeyError, ValidationError) as error:
         raise CheckpointError(f"{folder.last}: its settings cannot be read: {error}") from error
     settings = parse_settings({**settings.model_dump(), **changed})
+    if "data" not in changed and not settings.data.exists():
+        raise DataError(f"{settings.data}: not there; where the data were moved, give --data beside --resume")
     if "batch_size" in changed:
         saved.progress.batch_size = settings.batch_size
     place = find_place(settings.device, settings.precision)
@@ -215,9 +217,16 @@ def _recipe(settings: TrainSettings) -> str | None:
                 "--recipe yolov5.pruned_quantized"
             )
         return None
-    from trainer.recipes import read_recipe
+    from trainer.recipes import parse, read_recipe
 
-    return read_recipe(settings.recipe, **settings.recipe_args)
+    recipe = read_recipe(settings.recipe, **settings.recipe_args)
+    # Masks are kept by way of gradients, which frozen layers have not.
+    if settings.freeze and parse(recipe, settings.recipe).of_kind("PruningModifier"):
+        raise RecipeError(
+            f"{settings.recipe}: prunes, or holds zeros, and --freeze {settings.freeze} leaves layers as they are; "
+            "expected one of both: leave --freeze out"
+        )
+    return recipe
 
 
 def recipe_epochs(recipe: str, name: str) -> int:

@@ -41,8 +41,9 @@ def plan_of(job: Job, settings: TrainerSettings, registry: Path) -> Plan:
     publish = checked(PublishArguments, job.publish)
     folder = JobFolder(settings.runs, job)
     onnx = folder.path / f"{publish.name or 'model'}.onnx"
+    data = next(option for option in options if option.startswith("--data="))
     stages = [
-        Stage("train", lambda: _train(folder, options)),
+        Stage("train", lambda: _train(folder, options, data)),
         Stage("export", lambda: _export(folder, onnx, publish)),
     ]
     if publish.name:
@@ -50,14 +51,13 @@ def plan_of(job: Job, settings: TrainerSettings, registry: Path) -> Plan:
         if there and not folder.last.is_file():  # once it trains, the name may be taken by this job's own model
             raise JobError(f"name: {there} is there already; take another name, or `sparsecam models remove` that one")
         told = publish_words(publish, settings, registry)
-        data = next(option for option in options if option.startswith("--data="))
         stages.append(Stage("publish", lambda: _publish(folder, onnx, data, told)))
     return Plan(folder, tuple(stages), 0 if words.recipe else words.epochs or 0, publish.name or "")
 
 
-def _train(folder: JobFolder, options: list[str]) -> Command:
+def _train(folder: JobFolder, options: list[str], data: str) -> Command:
     if folder.last.is_file():
-        return ("train", f"--resume={folder.run}")
+        return ("train", f"--resume={folder.run}", data)  # it may have moved, with data_dir
     folder.clear_run()
     return ("train", *options, f"--project={folder.path}", f"--name={folder.run.name}")
 

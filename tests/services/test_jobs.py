@@ -110,7 +110,12 @@ def test_a_run_with_a_finished_epoch_is_gone_on_with_and_one_without_begun_anew(
     assert not rubbish.exists()
     plan.folder.last.parent.mkdir(parents=True)
     plan.folder.last.touch()
-    assert plan.stages[0].command() == ("train", f"--resume={plan.folder.run}")
+    # The data too: they may have moved with data_dir.
+    assert plan.stages[0].command() == (
+        "train",
+        f"--resume={plan.folder.run}",
+        f"--data={settings.data_dir}/street/data.yaml",
+    )
 
 
 @pytest.mark.parametrize(

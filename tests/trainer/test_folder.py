@@ -152,6 +152,7 @@ def test_what_no_run_of_ours_wrote_is_not_removed(tmp_path: Path) -> None:
         (folder.best, lambda path: torch.save({"model": {}}, path)),
         (folder.last, lambda path: path.write_bytes(b"no checkpoint")),
         (folder.results, lambda path: path.write_text("epoch, train/box_loss\n0, 1\n")),
+        (folder.results, lambda path: path.write_bytes("größe\n1\n".encode("latin-1"))),
     ):
         write(path)
         with pytest.raises(TrainerError, match="not written by a training of ours"):

@@ -46,11 +46,14 @@ def test_yolov5s_own_file_is_taken_and_says_what_our_defaults_are(tmp_path: Path
     path = tmp_path / "hyp.scratch-low.yaml"
     path.write_text(SCRATCH_LOW)
     assert read_hyp(path) == Hyp() == read_hyp(None)
+    path.write_text(f"{SCRATCH_LOW}anchors: 3.2\n")  # as in hyp.Objects365.yaml
+    assert read_hyp(path) == Hyp()
 
 
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
+        ("fl_gamma: 0.0", "anchors: 4.1", "anchors: 4.1; expected 3, since networks here have as many a level"),
         ("fl_gamma: 0.0", "fl_gamma: 1.5", "fl_gamma: 1.5 asks for focal loss, which is not done here; expected 0"),
         ("copy_paste: 0.0", "copy_paste: 0.1", "copy_paste: 0.1 asks for copying objects by their masks"),
         ("iou_t: 0.20", "iou_t: low", "iou_t: 'low'; expected a number"),

@@ -325,6 +325,7 @@ def test_frozen_layers_stay_as_they_are_and_only_their_ranges_are_learnt(data: P
         ({"teacher": Path("nowhere.pt")}, r"nowhere\.pt"),
         ({"device": "7"}, "GPU"),
         ({"precision": "fp16"}, "fp16"),
+        ({"freeze": 4, "recipe": "yolov5.pruned"}, "prunes, or holds zeros, and --freeze 4 .* leave --freeze out"),
         ({"recipe_args": {"num_epochs": 5}}, "recipe_args .*num_epochs.*: given without a recipe"),
     ],
 )
