@@ -331,13 +331,15 @@ class FrameLink:
     @property
     def trouble(self) -> str:
         """What makes the link cost more than it must; empty when nothing does."""
-        return "" if self._rings is None or self.shares_memory else "workers do not see the shared memory of ingest"
+        if self._rings is None or self.shares_memory:
+            return ""
+        return "a worker did not see the shared memory of ingest, so pixels go by socket until ingest is started again"
 
     def stop_sharing(self) -> None:
         """Workers do not see our shared memory: from now on pixels go by socket."""
         if self.shares_memory:
             self.shares_memory = False
-            log.warning(f"{self.trouble}: pixels go by socket, which costs more CPU", folder=str(self._rings))
+            log.warning(f"{self.trouble}, which costs more CPU", folder=str(self._rings))
 
     def close(self, drain_s: float) -> None:
         """Wait up to drain_s for frames on their way, count the rest as stopped, release the sockets."""
