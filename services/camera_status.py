@@ -24,8 +24,9 @@ WRITE_S = 1.0
 # Of the time that a process has to stop: enough for one write to a Redis that answers.
 STOP_S = 0.5
 
-# Once in a row is the process before, which ended just now; a living one writes between any two of ours.
-SHARED_AFTER = 3
+# Once is the process before, which ended just now. A living one writes as often as we do, but not between any two of
+# ours: neither keeps its second exactly.
+SHARED_AFTER, ALONE_AFTER = 3, 5
 
 # What becomes of a frame that no detector was to see, or that ended with the process: nobody owes it.
 _UNWANTED: frozenset[DropCause] = frozenset(
@@ -68,7 +69,8 @@ class StatusWriter:
         self._link: Link | None = None
         self._told = False
         self._writer = uuid.uuid4().hex[:12]
-        self._contested: Counter[str] = Counter()  # camera: how often in a row another process had written of it
+        self._contested: Counter[str] = Counter()  # camera: how often another process had written of it
+        self._quiet: Counter[str] = Counter()  # camera: how often in a row none had
         self._thread = threading.Thread(target=self._run, name="camera-status", daemon=True)
 
     def start(self) -> None:
@@ -110,9 +112,13 @@ class StatusWriter:
 
     def _contest(self, others: Mapping[str, bool]) -> None:
         for camera, by_another in others.items():
-            times = self._contested[camera] + 1 if by_another else 0
-            self._contested[camera] = times
-            if times == SHARED_AFTER:
+            self._quiet[camera] = 0 if by_another else self._quiet[camera] + 1
+            if self._quiet[camera] >= ALONE_AFTER:
+                self._contested[camera] = 0
+            if not by_another:
+                continue
+            self._contested[camera] += 1
+            if self._contested[camera] == SHARED_AFTER:
                 log.error("another process on this redis has a camera of this name", camera=camera, mend=SHARED_MEND)
 
     def _tell(self, event: str, reason: str) -> None:

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 import redis
+import structlog
 
 from ingest.sim.launch import launch
 from services import ingest
-from services.camera_status import SHARED_AFTER
+from services.camera_status import ALONE_AFTER, SHARED_AFTER, StatusWriter
 from services.config import Config
 from sink.camera import Plan
 from sink.incident_settings import IncidentSettings, SystemSettings
@@ -204,7 +205,19 @@ def test_two_ingests_with_a_camera_of_one_name_both_say_so_until_one_ends(
     wait_until(lambda: all("door" in one.detail.get("cameras_shared", ()) for one in reports.values()), timeout_s=20)
     assert {one.state for one in reports.values()} == {"degraded"}
     stops["two"]()
-    wait_until(lambda: "cameras_shared" not in reports["one"].detail, timeout_s=10)
+    wait_until(lambda: "cameras_shared" not in reports["one"].detail, timeout_s=20)
+
+
+def test_two_that_do_not_keep_their_second_are_told_apart_from_one_all_the_same() -> None:
+    writer = StatusWriter(RedisSettings(), "", dict)
+    with structlog.testing.capture_logs() as logs:
+        for by_another in (True, False, True, False, False, True, True, False, True):
+            writer._contest({"door": by_another})
+        assert writer.shared == ["door"]
+        for _ in range(ALONE_AFTER):
+            writer._contest({"door": False})
+    assert writer.shared == []
+    assert len(logs) == 1
 
 
 def test_an_ingest_that_was_started_again_is_not_two(valkey: EmbeddedValkey, threads: Threads, tmp_path: Path) -> None:
