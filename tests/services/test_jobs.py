@@ -272,7 +272,7 @@ def finished(code: str, wait_until: Callable[..., None]) -> tuple[Program, list[
         lines.extend(program.lines())
         return program.poll() is not None
 
-    wait_until(over, 30)
+    wait_until(over, 120)  # at the lowest priority, beside other tests
     return program, lines + program.lines()
 
 
