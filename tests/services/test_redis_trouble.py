@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -64,17 +65,24 @@ def test_a_detector_is_degraded_while_redis_takes_nothing(
     outbox.close(0)
 
 
-def test_a_sink_is_degraded_while_redis_takes_nothing(
-    own_valkey: EmbeddedValkey, wait_until: Callable[..., None]
-) -> None:
-    sink, health, stop = (
-        Sink(SinkSettings(lease_s=1), Plan(), ["door"], RedisSettings(url=own_valkey.url)),
-        Health.null(),
-        threading.Event(),
-    )
+@contextmanager
+def running_sink(valkey: EmbeddedValkey) -> Iterator[Health]:
+    """What a sink of one camera says of itself."""
+    sink = Sink(SinkSettings(lease_s=1), Plan(), ["door"], RedisSettings(url=valkey.url))
+    health, stop = Health.null(), threading.Event()
     thread = threading.Thread(target=sink.run, args=(stop, lambda: set_sink_health(sink.snapshot(), health)))
     thread.start()
     try:
+        yield health
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_a_sink_is_degraded_while_redis_takes_nothing(
+    own_valkey: EmbeddedValkey, wait_until: Callable[..., None]
+) -> None:
+    with running_sink(own_valkey) as health:
         wait_until(lambda: health.state == "ok")
         with redis.Redis.from_url(own_valkey.url) as client:
             client.config_set("maxmemory", 1)
@@ -87,9 +95,6 @@ def test_a_sink_is_degraded_while_redis_takes_nothing(
         assert "redis_error" not in health.detail
         own_valkey.stop()
         wait_until(lambda: health.detail["redis"] == "away")
-    finally:
-        stop.set()
-        thread.join()
 
 
 def test_a_sink_is_degraded_while_alerts_wait_for_an_output_that_takes_none(own_valkey: EmbeddedValkey) -> None:
@@ -105,14 +110,7 @@ def test_a_sink_is_degraded_while_alerts_wait_for_an_output_that_takes_none(own_
 def test_a_sink_is_degraded_while_redis_may_evict_alerts(
     own_valkey: EmbeddedValkey, wait_until: Callable[..., None]
 ) -> None:
-    sink, health, stop = (
-        Sink(SinkSettings(lease_s=1), Plan(), ["door"], RedisSettings(url=own_valkey.url)),
-        Health.null(),
-        threading.Event(),
-    )
-    thread = threading.Thread(target=sink.run, args=(stop, lambda: set_sink_health(sink.snapshot(), health)))
-    thread.start()
-    try:
+    with running_sink(own_valkey) as health:
         wait_until(lambda: health.state == "ok")
         with redis.Redis.from_url(own_valkey.url) as client:
             client.config_set("maxmemory", "100mb")
@@ -121,9 +119,6 @@ def test_a_sink_is_degraded_while_redis_may_evict_alerts(
             assert health.detail["redis_evicts"].startswith("allkeys-lru: alerts can be lost; set maxmemory-policy")
             client.config_set("maxmemory-policy", "noeviction")
             wait_until(lambda: health.state == "ok")
-    finally:
-        stop.set()
-        thread.join()
 
 
 @pytest.mark.parametrize(
